@@ -1,0 +1,85 @@
+"""Tasks in processes of this machine, each isolated from the crash of another."""
+
+from __future__ import annotations
+
+import platform
+import socket
+from collections.abc import Sequence
+
+import attrs
+
+from polyexec.config import LocalClusterConfig
+from polyexec.errors import ResourceExhausted
+from polyexec.spi import Backend, Call, Capabilities, EngineInfo, Host, Node, Stored, Value
+from polyexec_local.channel import encode
+from polyexec_local.memory import THRESHOLD, SharedValue, share, view
+from polyexec_local.pool import Pool
+from polyexec_local.sizes import slots_for
+
+
+@attrs.frozen(kw_only=True)
+class ProcessConfig(LocalClusterConfig):
+    """Configuration of ``process``."""
+
+
+class ProcessBackend(Backend):
+    """Runs each call in a worker process; everything about workers belongs to the pool's thread."""
+
+    Config = ProcessConfig
+    capabilities = Capabilities()
+
+    def open(self, host: Host) -> EngineInfo:
+        """Start the pool; its workers come up while the program goes on."""
+        self._node = Node("local", socket.gethostname(), self.config.total(), slots_for(self.config))
+        self._pool = Pool(host, int(self._node.total.cpus), self.config.start_timeout)
+        self._pool.start()
+        return EngineInfo(f"{platform.python_implementation()} {platform.python_version()}")
+
+    def close(self, *, kill: bool) -> None:
+        """End all workers."""
+        self._pool.stop(kill=kill)
+
+    def nodes(self) -> Sequence[Node]:
+        """Give this machine."""
+        return (self._node,)
+
+    def submit(self, call: Call) -> None:
+        """Hand a call to the pool."""
+        values = [_movable(value) for value in call.values]
+        self._pool.submit(call.id, encode("call", (call.id, call.head), (call.body, *values)))
+
+    def cancel(self, call_id: int, *, force: bool) -> None:
+        """Stop a call: by a signal to its worker's main thread, or by killing the worker."""
+        self._pool.cancel(call_id, force=force)
+
+    def reply(self, request_id: object, message: bytes, values: Sequence[Value]) -> None:
+        """Answer a request."""
+        assert isinstance(request_id, tuple)
+        worker, number = request_id
+        self._pool.send(worker, encode("reply", (number, message), [_movable(value) for value in values]))
+
+    def put(self, stored: Stored) -> object | None:
+        """Copy a large value into shared memory, from where every worker maps it."""
+        if stored.nbytes <= THRESHOLD:
+            return None
+        try:
+            return share(stored)
+        except OSError as error:
+            raise ResourceExhausted("shared-memory", f"a value of {stored.nbytes} bytes: {error}") from error
+
+    def get(self, handle: object) -> Stored:
+        """Map a value here."""
+        assert isinstance(handle, SharedValue)
+        return view(handle.descriptor, handle.layout, private=False)
+
+    def free(self, handle: object) -> None:
+        """Give shared memory back; it goes when nobody maps it any more."""
+        assert isinstance(handle, SharedValue)
+        handle.close()
+
+
+def _movable(value: Value) -> Stored | SharedValue:
+    if value.stored is not None:
+        return value.stored
+    assert isinstance(value.handle, SharedValue)
+    return value.handle

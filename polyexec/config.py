@@ -1,0 +1,157 @@
+"""Converters and base classes for the configuration of backends.
+
+A specification ``NAME?key=value&key=value`` gives texts; each field's converter turns its text into a value and
+raises ``ValueError`` with what is wrong and what is valid.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from polyexec.options import Resources, parse_bytes
+
+
+def integer(least: int) -> Callable[[Any], int]:
+    """Make a converter for integers.
+
+    Args:
+        least: the smallest valid value.
+
+    Returns:
+        A function that turns a text or an integer into an integer.
+    """
+
+    def convert(value: Any) -> int:
+        try:
+            number = int(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
+        except ValueError:
+            number = None
+        if number is None or number < least:
+            raise ValueError(f"{value!r} is not an integer of at least {least}")
+        return number
+
+    return convert
+
+
+def optional(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Make a converter that lets None pass."""
+    return lambda value: None if value is None else convert(value)
+
+
+def seconds(value: Any) -> float:
+    """Turn a text or a number into seconds, more than 0."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{value!r} is not a positive number of seconds")
+    return number
+
+
+def amount(value: Any) -> float:
+    """Turn a text or a number into an amount, not negative."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"{value!r} is not a number that is at least 0")
+    return number
+
+
+def boolean(value: Any) -> bool:
+    """Turn ``1``, ``true``, ``yes``, ``0``, ``false`` or ``no`` into a bool."""
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    found = value if isinstance(value, bool) else known.get(str(value).lower())
+    if found is None:
+        raise ValueError(f"{value!r} is not one of 1, true, yes, 0, false, no")
+    return found
+
+
+def text(value: Any) -> str:
+    """Let a text that is not empty pass."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is not a text")
+    return value
+
+
+def amounts(value: Any) -> dict[str, float]:
+    """Turn ``"license:1,disk:2.5"``, or a mapping, into amounts of custom resources."""
+    if isinstance(value, str):
+        pairs = [part.partition(":") for part in value.split(",") if part]
+        value = {name: amount(number) for name, _, number in pairs}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{value!r} is not a list of amounts such as 'license:1,disk:2'")
+    return dict(Resources(custom=value).custom)
+
+
+def function(value: Any) -> Callable[[], object]:
+    """Let a callable pass, or check that a text looks like ``"module:function"``."""
+    if callable(value):
+        found: Callable[[], object] = value
+        return found
+    if not isinstance(value, str) or not all(part.strip() for part in value.partition(":")[::2]):
+        raise ValueError(f"{value!r} is neither a function nor a text 'module:function'")
+    return ImportedFunction(value)
+
+
+@attrs.frozen
+class ImportedFunction:
+    """A function that is imported when it is called, so that its module need not exist here."""
+
+    path: str
+
+    def __call__(self) -> object:
+        module, _, name = self.path.partition(":")
+        return getattr(importlib.import_module(module), name)()
+
+
+@attrs.frozen(kw_only=True)
+class LocalClusterConfig:
+    """Keys that mean the same for every backend that starts workers of its own.
+
+    Attributes:
+        workers: number of slots of one cpu each; None for as many as this process may use.
+        gpus: number of accelerators that tasks may ask for.
+        memory: bytes that tasks may ask for in all; None for the machine's.
+        resources: amounts of custom resources.
+        initializer: called once in each worker before its first task; a function or ``"module:function"``.
+        start_timeout: seconds that a worker may take to start.
+    """
+
+    workers: int | None = attrs.field(default=None, converter=optional(integer(1)))
+    gpus: int = attrs.field(default=0, converter=integer(0))
+    memory: int | None = attrs.field(default=None, converter=optional(parse_bytes))
+    resources: Mapping[str, float] = attrs.field(factory=dict, converter=amounts)
+    initializer: Callable[[], object] | None = attrs.field(default=None, converter=optional(function))
+    start_timeout: float = attrs.field(default=60.0, converter=seconds)
+
+    def total(self) -> Resources:
+        """Give what the workers have in all."""
+        memory = machine_memory() if self.memory is None else self.memory
+        return Resources(self.workers or usable_cpus(), self.gpus, memory, self.resources)
+
+
+def usable_cpus() -> int:
+    """Count the cores that this process may use, as loky does: affinity and control groups are honoured."""
+    import loky
+
+    return int(loky.cpu_count())
+
+
+def machine_memory() -> int:
+    """Give the machine's memory in bytes, or the control group's limit if that is less."""
+    import os
+
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:
+            limit = file.read().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total

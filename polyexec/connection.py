@@ -1,0 +1,99 @@
+"""``connect``: from a specification to an executor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+import uuid
+from typing import Any
+
+import cloudpickle
+
+from polyexec import registry
+from polyexec.driver import DriverSession
+from polyexec.errors import BackendNotFound, BackendUnavailable, SpecificationError
+from polyexec.executor import Executor
+from polyexec.registry import Choice
+from polyexec.runtime import Runtime
+from polyexec.session import Info
+from polyexec.spi import Backend, EngineInfo
+from polyexec.wire import Setup
+
+_logger = logging.getLogger("polyexec")
+
+
+def connect(specification: str | Any = None) -> Executor:
+    """Start or reach an engine, and give an executor on it.
+
+    Blocks until the engine is there. Writes one INFO line to the logger ``polyexec`` (S15).
+
+    Args:
+        specification: ``"NAME"`` or ``"NAME?key=value&..."``, or an instance of a backend's configuration class. By
+            default the text in ``POLYEXEC_BACKEND``, and without that ``"process"``.
+
+    Returns:
+        The executor; close it, or use it as a context manager.
+
+    Raises:
+        SpecificationError: the specification is wrong.
+        BackendNotFound: the backend is not installed.
+        BackendUnavailable: its engine is not installed.
+        BackendBroken: the engine does not start.
+        BackendLost: nobody answers at the address.
+    """
+    began = time.perf_counter()
+    backend, choice = _backend(specification)
+    runtime = Runtime(backend, uuid.uuid4().hex[:12])
+    runtime.setup = _setup(backend, runtime)
+    engine = backend.open(runtime)
+    info = _info(backend, choice, engine, time.perf_counter() - began)
+    session = DriverSession(backend, runtime, info)
+    _logger.info("%s", info)
+    return Executor(session)
+
+
+def _backend(specification: Any) -> tuple[Backend, Choice]:
+    if specification is not None and not isinstance(specification, str):
+        return _configured(specification)
+    choice = registry.choose(specification)
+    name, keys = registry.parse(choice.specification)
+    try:
+        kind = registry.backend_class(name)
+        return kind(registry.configure(name, kind, keys)), choice
+    except (BackendNotFound, BackendUnavailable, SpecificationError) as error:
+        if choice.chosen_by == registry.VARIABLE:
+            error.add_note(f"(chosen by {registry.VARIABLE}={choice.specification!r})")
+        raise
+
+
+def _configured(config: Any) -> tuple[Backend, Choice]:
+    for name, point in registry.names().items():
+        module = sys.modules.get(point.module)
+        kind = getattr(module, point.attr, None) if module is not None else None
+        if isinstance(kind, type) and issubclass(kind, Backend) and type(config) is kind.Config:
+            return kind(config), Choice(name, "argument")
+    raise SpecificationError(f"connect takes a specification or the configuration of a backend, not {config!r}")
+
+
+def _setup(backend: Backend, runtime: Runtime) -> bytes:
+    initializer = getattr(backend.config, "initializer", None)
+    return Setup(
+        runtime.executor_id,
+        tuple(os.path.abspath(path) for path in sys.path),
+        os.getcwd(),
+        None if initializer is None else cloudpickle.dumps(initializer),
+        backend.capabilities.processes or backend.capabilities.inline,
+        backend.capabilities.inline,
+        f"{socket.gethostname()}:{os.getpid()}",
+    ).encode()
+
+
+def _info(backend: Backend, choice: Choice, engine: EngineInfo, seconds: float) -> Info:
+    workers = sum(int(node.total.cpus) for node in backend.nodes() if node.alive)
+    name = registry.parse(choice.specification)[0]
+    return Info(
+        name, engine.engine, engine.address, choice.chosen_by, choice.specification, workers, engine.dashboard, seconds
+    )

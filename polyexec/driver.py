@@ -1,0 +1,291 @@
+"""The driver's session: the public operations of an executor, in the threads of its users.
+
+It shares nothing with the loop but what ``Runtime`` and ``ObjectTable`` say; every wait ends by a notification from
+the loop, by its timeout, or by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+from polyexec import lanes, outcome
+from polyexec.errors import ExecutorClosed, ForkedExecutor, ObjectLost
+from polyexec.options import TaskOptions
+from polyexec.prepare import prepare_task
+from polyexec.runtime import Runtime
+from polyexec.session import ClusterResources, Entry, Info, Session, drivers
+from polyexec.spi import Backend
+from polyexec.stored import Head, Stored
+from polyexec.tasks import TaskData
+
+GRACE = 2.0
+"""Seconds that running tasks get to end when they are cancelled by ``close``, before they are killed."""
+
+EXIT_GRACE = 5.0
+"""Seconds that tasks get to end when the interpreter exits without ``close``."""
+
+
+class DriverSession(Session):
+    """What ``polyexec.connect`` gives an executor to stand on.
+
+    Args:
+        backend: opened by the caller, with the runtime as its host.
+        runtime: the loop.
+        info: what the executor shows.
+    """
+
+    def __init__(self, backend: Backend, runtime: Runtime, info: Info) -> None:
+        self.executor_id = runtime.executor_id
+        self._backend = backend
+        self._runtime = runtime
+        self._pid = os.getpid()
+        self._closing = threading.Lock()
+        self._closed = threading.Event()
+        drivers[self.executor_id] = self
+        runtime.info = info
+        runtime.start()
+        self._exit_hook = _exit_hook(weakref.ref(self))
+        atexit.register(self._exit_hook)
+
+    @property
+    def info(self) -> Info:
+        """What the executor shows."""
+        return self._runtime.info
+
+    def submit(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> list[Entry]:
+        """Take a task."""
+        self._check()
+        capabilities = self._backend.capabilities
+        shares = capabilities.shares_arguments
+        task = prepare_task(self.executor_id, function, args, kwargs, options, snapshot=not shares, keep_hook=True)
+        runtime, spec = self._runtime, task.spec
+        runtime.check_feasible(spec)
+        entries = runtime.new_entries(spec.name, spec.num_returns)
+        for value in (*spec.dependencies, *spec.references):
+            runtime.objects.note(value, 1)
+        lane = lanes.open_lane() if capabilities.inline else None
+        data = TaskData(spec, task.body, task.call if shares else None, entries, lane)
+        runtime.post(runtime.submit, data, None)
+        if lane is not None:
+            lanes.serve(lane)
+        return entries
+
+    def put(self, value: Any) -> Entry:
+        """Serialise a value, and give it to the engine or keep it."""
+        self._check()
+        stored = outcome.encode_value("put", value, snapshot=True, stage="argument")
+        head, _ = Head.decode(stored.data)
+        for inner in head.references:
+            self._runtime.objects.note(inner, 1)
+        handle = self._backend.put(stored)
+        entry = self._runtime.new_entries("put", 1)[0]
+        kept = None if handle is not None else stored
+        entry.stored, entry.handle, entry.tag = kept, handle, head.tag
+        self._runtime.post(self._keep, entry, head, handle, kept)
+        return entry
+
+    def _keep(self, entry: Entry, head: Head, handle: object | None, stored: Stored | None) -> None:
+        """Run in the loop: take the value; its inner references, noted by ``put``, are counted with it now."""
+        self._runtime.objects.settle_notes()
+        self._runtime.put(entry, head, handle, stored)
+        self._runtime.objects.refer(head.references, -1)
+
+    def wait(self, entries: Sequence[Entry], count: int, timeout: float | None) -> None:
+        """Block until enough entries are settled."""
+        self._check_process()
+        needed = count - sum(entry.tag is not None for entry in entries)
+        if needed <= 0 or (timeout is not None and timeout <= 0):
+            return
+        arrived: SimpleQueue[Entry] = SimpleQueue()
+        watched = [entry for entry in entries if self._watch(entry, arrived.put)]
+        try:
+            self._collect(entries, count, arrived, timeout)
+        finally:
+            for entry in watched:
+                self._unwatch(entry, arrived.put)
+
+    @staticmethod
+    def _collect(entries: Sequence[Entry], count: int, arrived: SimpleQueue[Entry], timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        settled = {entry.id for entry in entries if entry.tag is not None}
+        while len(settled) < count:
+            try:
+                settled.add(arrived.get(timeout=_left(deadline)).id)
+            except queue.Empty:
+                return
+
+    @staticmethod
+    def _watch(entry: Entry, notify: Callable[[Entry], None]) -> bool:
+        """Let the loop notify; say whether it will, or the entry is settled already."""
+        if entry.tag is not None:
+            return False
+        entry.waiters.append(notify)
+        return True
+
+    @staticmethod
+    def _unwatch(entry: Entry, notify: Callable[[Entry], None]) -> None:
+        if entry.tag is None and notify in entry.waiters:
+            entry.waiters.remove(notify)
+
+    def completed(self, entries: Sequence[Entry], timeout: float | None) -> Iterator[Entry]:
+        """Give entries in the order in which they are settled."""
+        self._check_process()
+        arrived: SimpleQueue[Entry] = SimpleQueue()
+        left = {entry.id for entry in entries}
+        for entry in entries:
+            self._watch(entry, arrived.put)
+        for entry in entries:
+            if entry.tag is not None:
+                arrived.put(entry)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while left:
+            try:
+                entry = arrived.get(timeout=_left(deadline))
+            except queue.Empty:
+                raise TimeoutError(f"{len(left)} Futures are not done") from None
+            if entry.id in left:
+                left.discard(entry.id)
+                yield entry
+
+    def fetch(self, entry: Entry) -> Stored:
+        """Give the bytes of a settled entry."""
+        stored, handle = entry.stored, entry.handle
+        if stored is not None:
+            return stored
+        self._check_process()
+        if handle is None or self._closed.is_set():
+            raise ObjectLost(entry.name, "the executor was closed before the value was asked for")
+        return self._backend.get(handle)
+
+    def refresh(self, entry: Entry) -> None:
+        """Do nothing: the loop keeps the driver's entries up to date."""
+        self._check_process()
+
+    def cancel(self, entry: Entry, *, force: bool, recursive: bool) -> bool:
+        """Stop a task."""
+        self._check_process()
+        if entry.tag is not None or self._closed.is_set():
+            return False
+        answer: SimpleQueue[bool] = SimpleQueue()
+        runtime = self._runtime
+        runtime.post(
+            lambda: runtime.scheduler.cancel(entry.task_id, force=force, recursive=recursive, token=answer)
+        )
+        return answer.get()
+
+    def subscribe(self, entry: Entry, callback: Callable[[], None]) -> None:
+        """Call back in the callback thread, or here and now."""
+        self._check_process()
+        entry.callbacks.append(callback)
+        if entry.tag is not None and _taken(entry, callback):
+            callback()
+
+    def resources(self) -> ClusterResources:
+        """Ask the loop."""
+        self._check()
+        answer: SimpleQueue[ClusterResources] = SimpleQueue()
+        self._runtime.post(lambda: answer.put(self._runtime.resources()))
+        return answer.get()
+
+    def pin(self, entry_id: int, name: str, item: int | None) -> Entry:
+        """Give the entry for one more Future."""
+        entry = self._runtime.objects.entries.get(entry_id)
+        if entry is None:
+            raise ObjectLost(name, "its last Future is gone, and it has been freed")
+        self._runtime.objects.note(entry_id, 1)
+        return entry
+
+    def adopt(self, entry: Entry) -> Entry:
+        """Give the entry itself: all of the driver's are its own."""
+        return entry
+
+    def release(self, entry: Entry) -> None:
+        """Note that a Future is gone."""
+        self._runtime.note(entry.id, -1)
+
+    def close(self, *, cancel_pending: bool) -> None:
+        """End the session; a second call waits for the first. In a forked child it does nothing."""
+        if os.getpid() != self._pid:
+            return
+        self._runtime.closing = True
+        if not self._closing.acquire(blocking=False):
+            if not self._runtime.callbacks.is_current():
+                self._closed.wait()
+            return
+        atexit.unregister(self._exit_hook)
+        try:
+            self._drain(0.0 if cancel_pending else None)
+        finally:
+            self._shut_down()
+
+    def _drain(self, patience: float | None) -> None:
+        runtime = self._runtime
+        runtime.post(runtime.drain)
+        if runtime.drained.wait(patience):
+            return
+        runtime.post(runtime.cancel_all, False)
+        if not runtime.drained.wait(GRACE):
+            runtime.post(runtime.cancel_all, True)
+            runtime.drained.wait()
+
+    def _shut_down(self) -> None:
+        try:
+            self._backend.close(kill=not self._runtime.drained.is_set())
+        finally:
+            self._runtime.stop()
+            self._runtime.callbacks.stop()
+            self._closed.set()
+
+    def close_at_exit(self) -> None:
+        """Close because the interpreter exits: wait for tasks, but not for ever."""
+        if os.getpid() != self._pid or not self._closing.acquire(blocking=False):
+            return
+        self._runtime.closing = True
+        try:
+            self._drain(EXIT_GRACE)
+        finally:
+            self._shut_down()
+
+    def _check(self) -> None:
+        self._check_process()
+        if self._runtime.closing:
+            raise ExecutorClosed("the executor is closed; connect again to submit more")
+        self._runtime.check_open()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedExecutor(
+                f"this executor was made in process {self._pid}, before os.fork; connect again in process {os.getpid()}"
+            )
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _taken(entry: Entry, callback: Callable[[], None]) -> bool:
+    """Take a callback back from an entry; False if the loop has it."""
+    try:
+        entry.callbacks.remove(callback)
+    except ValueError:
+        return False
+    return True
+
+
+def _exit_hook(session: weakref.ref[DriverSession]) -> Callable[[], None]:
+    def hook() -> None:
+        alive = session()
+        if alive is not None:
+            alive.close_at_exit()
+
+    return hook

@@ -1,0 +1,40 @@
+"""The errors that the driver itself gives to tasks."""
+
+from __future__ import annotations
+
+import signal
+
+from polyexec.errors import BackendBroken, TaskCancelled, TaskTimeout, WorkerDied
+from polyexec.records import Cancelled, Died, Ending, TimedOut
+from polyexec.spi import Death
+
+
+def _likely_cause(death: Death) -> str:
+    if death.signal == signal.SIGKILL:
+        return "it was killed, perhaps because the machine ran out of memory"
+    if death.signal in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE):
+        return "a fault in native code"
+    if death.exit_code is not None:
+        return "something in the task ended the process, os._exit for example"
+    return ""
+
+
+def failure_of(task: str, ending: Ending) -> BaseException:
+    """Give the error that describes how a task ended.
+
+    Args:
+        task: its name.
+        ending: an ending that is not an outcome of its own.
+
+    Returns:
+        The error.
+    """
+    if isinstance(ending, Cancelled):
+        return TaskCancelled(task, ending.reason)
+    if isinstance(ending, TimedOut):
+        return TaskTimeout(task, ending.timeout)
+    if isinstance(ending, Died):
+        death = ending.death
+        cause = death.cause or _likely_cause(death)
+        return WorkerDied(task, death.host, death.pid, death.signal, death.exit_code, cause)
+    return BackendBroken(f"task {task!r} ended in an unknown way: {ending!r}")

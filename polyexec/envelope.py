@@ -1,0 +1,262 @@
+"""What runs every task on every backend: a call goes in as bytes and comes out as bytes, whatever happens in it.
+
+The body is guarded from its first step, the loading of its arguments, to its last, the encoding of its result; an
+interrupt may arrive anywhere between, at most once. State of the process: ``_prepared`` maps the setup of an executor
+to its result; the first thread that comes prepares, others wait for its event.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from polyexec import outcome, payload
+from polyexec.errors import (
+    BackendBroken,
+    Interrupted,
+    RemoteError,
+    ResourceExhausted,
+    SerializationError,
+    SpecificationError,
+    TaskExited,
+)
+from polyexec.remote import RemoteSession
+from polyexec.session import current_session, process_session
+from polyexec.spi import Interrupts, Uplink
+from polyexec.stored import Flag, Outcome, Stored, Tag
+from polyexec.surroundings import surroundings
+from polyexec.wire import Attempt, Setup, Slot, stamp
+
+__all__ = ["exhausted", "prepare", "refusal", "run", "stamp"]
+
+
+@attrs.define(eq=False)
+class _Prepared:
+    ready: threading.Event = attrs.field(factory=threading.Event)
+    setup: Setup | None = None
+    refusal: Stored | None = None
+
+
+_prepared: dict[bytes, _Prepared] = {}
+
+
+def prepare(setup: bytes) -> Stored | None:
+    """Make this process ready for an executor's calls: check versions, set paths, run the initializer; once.
+
+    Args:
+        setup: ``Host.setup``.
+
+    Returns:
+        None, or the outcome to report for a call that this process cannot run.
+    """
+    return _prepare(setup).refusal
+
+
+def refusal(message: str) -> Outcome:
+    """Make the outcome to report for a call whose worker would not start.
+
+    Args:
+        message: what happened.
+
+    Returns:
+        The outcome; the call is handed out again, a bounded number of times (F14).
+    """
+    return Outcome.of(outcome.encode_error(BackendBroken(message), tag=Tag.BROKEN))
+
+
+def exhausted(reason: str) -> Outcome:
+    """Make the outcome of a call whose result found no room.
+
+    Args:
+        reason: what the system said.
+
+    Returns:
+        The outcome: ``ResourceExhausted``.
+    """
+    return Outcome.of(outcome.encode_error(ResourceExhausted("shared-memory", reason)))
+
+
+def _prepare(setup: bytes) -> _Prepared:
+    mine = _Prepared()
+    found = _prepared.setdefault(setup, mine)
+    if found is mine:
+        try:
+            mine.setup = Setup.decode(setup, socket.gethostname())
+            _apply(mine.setup)
+        except BackendBroken as error:
+            mine.refusal = outcome.encode_error(error, tag=Tag.BROKEN)
+        except BaseException as error:
+            mine.refusal = outcome.encode_error(_broken(error), tag=Tag.BROKEN)
+        finally:
+            mine.ready.set()
+    found.ready.wait()
+    return found
+
+
+def _broken(error: BaseException) -> BackendBroken:
+    where = f"process {os.getpid()} on {socket.gethostname()}"
+    broken = BackendBroken(f"a worker cannot start, its initializer failed in {where}: {type(error).__name__}: {outcome.text_of(error)}")
+    broken.__cause__ = error
+    return broken
+
+
+def _apply(setup: Setup) -> None:
+    if _is_own_process(setup):
+        known = set(sys.path)
+        sys.path[:] += [path for path in setup.sys_path if path not in known]
+        with contextlib.suppress(OSError):
+            os.chdir(setup.working_directory)
+    if setup.initializer is not None:
+        pickle.loads(setup.initializer)()
+
+
+def _is_own_process(setup: Setup) -> bool:
+    return setup.driver != f"{socket.gethostname()}:{os.getpid()}"
+
+
+def run(
+    head: bytes,
+    body: Stored,
+    values: Sequence[Stored],
+    uplink: Uplink,
+    interrupts: Interrupts,
+    *,
+    setup: bytes,
+    shared: tuple[Any, ...] | None = None,
+) -> Stored:
+    """Run a call in this thread. Blocks until its body has ended; never raises.
+
+    Args:
+        head: ``Call.head``.
+        body: ``Call.body``; if its buffers are writable the task may write into them.
+        values: what ``Call.values`` stand for, in the same order.
+        uplink: how the body reaches the executor.
+        interrupts: how the body is interrupted.
+        setup: ``Host.setup``.
+        shared: ``Call.shared``.
+
+    Returns:
+        The outcome, for ``Host.finished``.
+    """
+    prepared = _prepare(setup)
+    if prepared.refusal is not None or prepared.setup is None:
+        assert prepared.refusal is not None
+        return prepared.refusal
+    attempt = Attempt.decode(head)
+    body_of = _Body(attempt, body, values, shared, prepared.setup, uplink)
+    result: Stored | None = None
+    try:
+        try:
+            interrupts.begin(attempt.call_id)
+            result = body_of.outcome()
+        except Interrupted:
+            result = None
+    except BaseException as error:
+        # An interrupt that arrived in the line above, or a fault of the envelope's own.
+        result = outcome.encode_error(error)
+    if interrupts.end(attempt.call_id):
+        return outcome.cancelled(attempt.name)
+    return result or outcome.encode_error(RemoteError("polyexec.errors.Interrupted", "raised by the task itself"))
+
+
+@attrs.define(eq=False)
+class _Body:
+    attempt: Attempt
+    body: Stored
+    values: Sequence[Stored]
+    shared: tuple[Any, ...] | None
+    setup: Setup
+    uplink: Uplink
+    began: float = attrs.field(factory=time.perf_counter)
+
+    def outcome(self) -> Stored:
+        """Run the body, and encode how it ended."""
+        session = RemoteSession(self.setup.executor_id, self.uplink, inline=self.setup.inline)
+        token = current_session.set(session)
+        own_process = self.setup.exclusive and _is_own_process(self.setup)
+        if own_process:
+            process_session.append(session)
+        try:
+            with surroundings(self.attempt, exclusive=self.setup.exclusive, own_process=own_process):
+                if self.attempt.announce:
+                    session.announce()
+                return self._encoded()
+        finally:
+            current_session.reset(token)
+            if own_process:
+                process_session.remove(session)
+
+    def _encoded(self) -> Stored:
+        try:
+            function, args, kwargs = self._load()
+            self.began = time.perf_counter()
+            value = function(*args, **kwargs)
+            if self.attempt.num_returns > 1:
+                value = self._several(value)
+            return outcome.encode_value(self.attempt.name, value, duration=time.perf_counter() - self.began)
+        except Interrupted:
+            raise
+        except SystemExit as error:
+            return self._failed(self._exited(error))
+        except BaseException as error:
+            return self._failed(error)
+
+    def _load(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        try:
+            function, args, kwargs = self.shared or payload.load(self.body.data, payload.writable(self.body.buffers))
+        except (Interrupted, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {outcome.text_of(error)}"
+            raise SerializationError("argument-load", self.attempt.name, "the arguments", reason) from error
+        return (
+            function,
+            tuple(self._filled(argument, f"argument {index}") for index, argument in enumerate(args)),
+            {key: self._filled(argument, f"argument {key!r}") for key, argument in kwargs.items()},
+        )
+
+    def _filled(self, argument: Any, what: str) -> Any:
+        if type(argument) is not Slot:
+            return argument
+        stored, item = self.values[argument.index], self.attempt.items[argument.index]
+        try:
+            value = outcome.decode(stored, self.attempt.name, stage="argument-load")
+        except SerializationError as error:
+            raise SerializationError(error.stage, error.task, what, error.reason) from error.__cause__
+        return value if item is None else value[item]
+
+    def _several(self, value: Any) -> tuple[Any, ...]:
+        try:
+            values = tuple(value)
+        except TypeError as error:
+            raise SpecificationError(self._wrong_count(f"a {type(value).__name__}, not a sequence")) from error
+        if len(values) != self.attempt.num_returns:
+            raise SpecificationError(self._wrong_count(f"{len(values)} values"))
+        return values
+
+    def _wrong_count(self, found: str) -> str:
+        return f"task {self.attempt.name!r} was submitted with num_returns={self.attempt.num_returns} but gave {found}"
+
+    def _exited(self, error: SystemExit) -> TaskExited:
+        code = error.code if isinstance(error.code, (int, str, type(None))) else repr(error.code)
+        if isinstance(code, str):
+            code = outcome.capped(code, outcome.MESSAGE_LIMIT)
+        return TaskExited(self.attempt.name, code).with_traceback(error.__traceback__)
+
+    def _failed(self, error: BaseException) -> Stored:
+        flags = Flag.RETRYABLE if self._may_retry(error) else Flag.NONE
+        return outcome.encode_error(error, flags=flags, duration=time.perf_counter() - self.began)
+
+    def _may_retry(self, error: BaseException) -> bool:
+        if self.attempt.retry_on is None:
+            return False
+        return isinstance(error, pickle.loads(self.attempt.retry_on))

@@ -1,0 +1,274 @@
+"""The executor: what users hold, whatever the backend, in the driver and in tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, overload
+
+from polyexec import future as futures_module
+from polyexec import mapping
+from polyexec.errors import SpecificationError
+from polyexec.future import Future, entries_of
+from polyexec.options import DEFAULT_OPTIONS, TaskOptions
+from polyexec.session import ClusterResources, Info, Session, session_for, task_session
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Executor:
+    """Runs functions on a backend. Made by ``connect``, and by ``current`` in tasks.
+
+    All methods may be called from any thread. Use it as a context manager: at the end of the block it waits for its
+    tasks; if an exception leaves the block it cancels them.
+    """
+
+    def __init__(self, session: Session, options: TaskOptions = DEFAULT_OPTIONS, *, chosen: frozenset[str] = frozenset()):
+        self._session = session
+        self._options = options
+        self._chosen = chosen
+
+    @property
+    def info(self) -> Info:
+        """What runs the tasks, and what chose it (S15)."""
+        return self._session.info
+
+    def options(self, **changes: Any) -> Executor:
+        """Give a view of this executor with other options for what is submitted through it.
+
+        Args:
+            **changes: see ``TaskOptions``.
+
+        Returns:
+            The view; it shares everything else with this executor.
+
+        Raises:
+            SpecificationError: an option is unknown, or a value is wrong.
+        """
+        return Executor(self._session, self._options.evolve(**changes), chosen=self._chosen | changes.keys())
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run a function on a worker.
+
+        Returns at once, except on a backend that runs tasks inline (S1). Arguments are taken as they are now (S2).
+        Futures among the arguments are replaced by their values on the worker (S5).
+
+        Args:
+            function: any callable that can be serialised.
+            *args: its arguments.
+            **kwargs: its keyword arguments; options never collide with them (S7).
+
+        Returns:
+            A Future for what the function returns; with ``num_returns=n`` a list of n Futures (S11).
+
+        Raises:
+            SerializationError: something cannot be serialised (S4).
+            InfeasibleResources: no node could ever meet the request (R3).
+            ExecutorClosed: the executor has been closed (S9).
+            BackendBroken: the backend cannot start workers.
+            BackendLost: the engine is gone.
+        """
+        session = self._here()
+        options = self._options_for(function)
+        entries = session.submit(function, args, kwargs, options)
+        futures: list[Future[T]] = [Future(session, entry) for entry in entries]
+        return futures[0] if options.num_returns == 1 else futures  # type: ignore[return-value]  # S11
+
+    def put(self, value: T) -> Future[T]:
+        """Store a value once, for use by many tasks.
+
+        Args:
+            value: anything that can be serialised; it is serialised once (O1), now.
+
+        Returns:
+            A Future that is done.
+
+        Raises:
+            SerializationError: it cannot be serialised.
+            ExecutorClosed: the executor has been closed.
+        """
+        session = self._here()
+        return Future(session, session.put(value))
+
+    def wait(
+        self, futures: Iterable[Future[T]], *, num_returns: int | None = None, timeout: float | None = None
+    ) -> tuple[list[Future[T]], list[Future[T]]]:
+        """Wait until Futures are done.
+
+        Args:
+            futures: of this executor; one that is given twice counts once, at its first place (W3).
+            num_returns: how many to wait for; None for all.
+            timeout: seconds to wait at most; 0 polls (W2).
+
+        Returns:
+            Those that are done, at most ``num_returns``, and the others; both in the order given (W1).
+
+        Raises:
+            SpecificationError: something is not a Future of this executor.
+        """
+        if num_returns is not None and (not isinstance(num_returns, int) or num_returns < 0):
+            raise SpecificationError(f"num_returns= takes an integer that is not negative, not {num_returns!r}")
+        return futures_module.wait(self._here(), list(futures), num_returns, timeout)
+
+    def as_completed(self, futures: Iterable[Future[T]], *, timeout: float | None = None) -> Iterator[Future[T]]:
+        """Give Futures as they are done.
+
+        Args:
+            futures: of this executor; each is given once.
+            timeout: seconds until the last must be done.
+
+        Returns:
+            An iterator, in the order of completion (W4).
+
+        Raises:
+            SpecificationError: something is not a Future of this executor.
+            TimeoutError: from the iterator, when the time is over.
+        """
+        return futures_module.as_completed(self._here(), list(futures), timeout)
+
+    def cancel(self, future: Future[Any], *, force: bool = False, recursive: bool = True) -> bool:
+        """Stop the task that makes a Future.
+
+        Blocks until it is known whether that worked, about a second at most.
+
+        Args:
+            future: of this executor.
+            force: end the task whatever it does, by killing its worker where there is one (C3).
+            recursive: cancel the tasks that it has submitted as well (C5).
+
+        Returns:
+            True if the task will not run, or was interrupted; False if it was too late (C8).
+
+        Raises:
+            SpecificationError: this is not a Future of this executor.
+        """
+        session = self._here()
+        return session.cancel(entries_of(session, [future])[0], force=force, recursive=recursive)
+
+    def map(
+        self,
+        function: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        buffer: int | None = None,
+        chunk_size: int | None = None,
+        progress: Callable[[int], object] | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[T]:
+        """Apply a function to the items of iterables, which may be endless.
+
+        Lazy: items are taken as results are consumed, at most ``buffer`` ahead (M1). Several items go in one task, as
+        many as their measured duration suggests (M2).
+
+        Args:
+            function: called with one item of each iterable.
+            *iterables: the shortest ends the map.
+            ordered: give results in the order of the items; otherwise as they come.
+            buffer: the most items that are taken and not yet given back.
+            chunk_size: items in one task, instead of measuring.
+            progress: called in this thread with the number of results so far.
+            timeout: seconds to wait for the next result.
+
+        Returns:
+            An iterator of results. An error is raised at its place and ends it; what is not needed any more is
+            cancelled (M3), also when the iterator is closed.
+
+        Raises:
+            SpecificationError: a number is wrong.
+            TimeoutError: from the iterator, when the time is over.
+        """
+        settings = mapping.Settings(ordered, buffer, chunk_size, progress, timeout)
+        return mapping.run(self, function, iterables, settings)
+
+    def resources(self) -> ClusterResources:
+        """Give what there is and what is left, in all and by node (R4)."""
+        return self._here().resources()
+
+    def close(self, *, cancel_pending: bool = False) -> None:
+        """End the executor, and leave no thread, process or descriptor (F9).
+
+        Blocks. Harmless when called again, from a callback, or in a task.
+
+        Args:
+            cancel_pending: cancel what has not ended, instead of waiting for it.
+        """
+        self._here().close(cancel_pending=cancel_pending)
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(cancel_pending=kind is not None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._session.executor_id, self._options, self._chosen)
+
+    def __repr__(self) -> str:
+        return f"<polyexec.Executor on {self.info}>"
+
+    def _here(self) -> Session:
+        """Give the session to ask: in a task that shares the driver's memory it is the task's, not the driver's."""
+        session = task_session()
+        if session is not None and session.executor_id == self._session.executor_id:
+            return session
+        return self._session
+
+    def _options_for(self, function: Callable[..., Any]) -> TaskOptions:
+        """Combine a decorated function's own options with those of this view, which win."""
+        own: dict[str, Any] | None = getattr(function, "__polyexec_options__", None)
+        if not own:
+            return self._options
+        return self._options.evolve(**{name: value for name, value in own.items() if name not in self._chosen})
+
+
+def _restore(executor_id: str, options: TaskOptions, chosen: frozenset[str]) -> Executor:
+    return Executor(session_for(executor_id), options, chosen=chosen)
+
+
+def current() -> Executor:
+    """Give the executor of the task that runs here.
+
+    Returns:
+        An executor on the same backend; Futures and options mean the same as in the driver.
+
+    Raises:
+        SpecificationError: no task runs here.
+    """
+    session = task_session()
+    if session is None:
+        raise SpecificationError("polyexec.current() is for tasks; outside of them use polyexec.connect()")
+    return Executor(session)
+
+
+@overload
+def task(function: Callable[P, T], /) -> Callable[P, T]: ...
+
+
+@overload
+def task(**options: Any) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+
+
+def task(function: Callable[P, T] | None = None, /, **options: Any) -> Any:
+    """Attach default options to a function, without changing how it is called.
+
+    Args:
+        function: to decorate, if there are no options.
+        **options: see ``TaskOptions``; those of ``Executor.options`` win.
+
+    Returns:
+        The function, or a decorator.
+
+    Raises:
+        SpecificationError: an option is unknown, or a value is wrong.
+    """
+    DEFAULT_OPTIONS.evolve(**options)
+
+    def decorate(decorated: Callable[P, T]) -> Callable[P, T]:
+        decorated.__polyexec_options__ = options  # type: ignore[attr-defined]
+        return decorated
+
+    return decorate if function is None else decorate(function)

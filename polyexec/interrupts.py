@@ -1,0 +1,166 @@
+"""How a running body is interrupted: ``Interrupted`` is raised in the thread that runs it, at most once per call.
+
+State and who owns it
+    ``_running`` maps a call to the thread that runs it and is written by that thread alone. ``_claims`` decides, by
+    the atomic ``dict.setdefault``, whether a call was interrupted first or ended first; a claim's single token, taken
+    by the atomic ``list.pop``, decides who raises. ``_busy`` is above 0 while a deliverer may still raise; the body's
+    thread waits for that to end in ``end``, after which nothing is raised in it. The body's thread takes no lock,
+    because an exception that arrives while it holds one would leave it locked; ``_delivering`` is for deliverers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from types import FrameType
+
+from polyexec.errors import Interrupted
+from polyexec.spi import Verdict
+
+_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_set_async_exc.argtypes = (ctypes.c_ulong, ctypes.py_object)
+_REMEMBERED = 4096
+
+
+class _Claim:
+    """Who was first: the interrupt, or the end of the body."""
+
+    __slots__ = ("_token", "delivered")
+
+    def __init__(self, *, delivered: bool) -> None:
+        self.delivered = delivered
+        self._token = [None] if delivered else []
+
+    def take(self) -> bool:
+        """Win the right to raise, once."""
+        try:
+            self._token.pop()
+        except IndexError:
+            return False
+        return True
+
+
+class _Bodies(ABC):
+    def __init__(self) -> None:
+        self._running: dict[int, int] = {}
+        self._claims: dict[int, _Claim] = {}
+        self._order: deque[int] = deque()
+        self._delivering = threading.Lock()
+        self._busy = 0
+
+    def begin(self, call_id: int) -> None:
+        """Note that the body of a call runs in this thread from now on.
+
+        Args:
+            call_id: the call.
+
+        Raises:
+            Interrupted: the call was stopped before it began.
+        """
+        self._running[call_id] = threading.get_ident()
+        claim = self._claims.get(call_id)
+        if claim is not None and claim.take():
+            raise Interrupted
+
+    def end(self, call_id: int) -> bool:
+        """Note that the body of a call has ended in this thread; after this nothing is raised here on its behalf.
+
+        Args:
+            call_id: the call.
+
+        Returns:
+            Whether the call was interrupted.
+        """
+        while True:
+            try:
+                return self._end(call_id)
+            except Interrupted:
+                continue
+
+    def _end(self, call_id: int) -> bool:
+        claim = self._claims.setdefault(call_id, _Claim(delivered=False))
+        self._running.pop(call_id, None)
+        while self._busy:
+            time.sleep(0)
+        self._withdraw(threading.get_ident())
+        self._remember(call_id)
+        return claim.delivered
+
+    def deliver(self, call_id: int) -> Verdict:
+        """Interrupt a call, from any thread but its own.
+
+        Args:
+            call_id: the call.
+
+        Returns:
+            ``DELIVERED`` if ``Interrupted`` is raised in its body, or if it has not begun and never will; ``LATE`` if
+            it has ended.
+        """
+        with self._delivering:
+            self._busy += 1
+            try:
+                mine = _Claim(delivered=True)
+                claim = self._claims.setdefault(call_id, mine)
+                ident = self._running.get(call_id)
+                if claim is mine and ident is not None and claim.take():
+                    self._raise_in(ident)
+            finally:
+                self._busy -= 1
+        return Verdict.DELIVERED if claim.delivered else Verdict.LATE
+
+    def _remember(self, call_id: int) -> None:
+        self._order.append(call_id)
+        if len(self._order) > _REMEMBERED:
+            self._claims.pop(self._order.popleft(), None)
+
+    @abstractmethod
+    def _raise_in(self, ident: int) -> None: ...
+
+    @abstractmethod
+    def _withdraw(self, ident: int) -> None: ...
+
+
+class ThreadInterrupts(_Bodies):
+    """Interrupts bodies in any number of threads, between two bytecodes.
+
+    A body that is inside C code, such as ``time.sleep``, sees the exception when it comes back. Uses
+    ``PyThreadState_SetAsyncExc`` (https://docs.python.org/3/c-api/init.html).
+    """
+
+    def _raise_in(self, ident: int) -> None:
+        _set_async_exc(ident, Interrupted)
+
+    def _withdraw(self, ident: int) -> None:
+        _set_async_exc(ident, ctypes.py_object())
+
+
+class SignalInterrupts(_Bodies):
+    """Interrupts bodies in the main thread of a process of their own, by SIGINT; blocking system calls too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._armed = False
+
+    def begin(self, call_id: int) -> None:
+        """Note that the body of a call runs in the main thread from now on."""
+        if signal.getsignal(signal.SIGINT) != self._on_signal:
+            signal.signal(signal.SIGINT, self._on_signal)
+        super().begin(call_id)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._armed:
+            self._armed = False
+            raise Interrupted
+        if self._running:
+            raise KeyboardInterrupt
+
+    def _raise_in(self, ident: int) -> None:
+        self._armed = True
+        signal.pthread_kill(ident, signal.SIGINT)
+
+    def _withdraw(self, ident: int) -> None:
+        self._armed = False

@@ -1,0 +1,103 @@
+"""The driver's values: what exists, who refers to it, and when it is freed.
+
+Owner: the loop thread. Other threads may look entries up, may add new ones (an atomic dict operation each), and note
+what Futures come and go in ``_changes``, an append-only queue that keeps their order; so a Future may be collected
+inside any other code without a lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import attrs
+
+from polyexec.session import Entry
+from polyexec.stored import Head, Stored, Tag
+
+
+@attrs.define(eq=False)
+class _Content:
+    """What one outcome holds, shared by the entries of its values."""
+
+    handle: object | None
+    inner: tuple[int, ...]
+    users: int
+
+
+class ObjectTable:
+    """Counts references to values.
+
+    Args:
+        free: called when a handle of the engine is not needed any more.
+        forget: called when a value is gone.
+        report: called for an error that nobody has looked at.
+    """
+
+    def __init__(
+        self, free: Callable[[object], None], forget: Callable[[int], None], report: Callable[[Entry, str], None]
+    ) -> None:
+        self.entries: dict[int, Entry] = {}
+        self._contents: dict[int, _Content] = {}
+        self._changes: deque[tuple[int, int]] = deque()
+        self._free = free
+        self._forget = forget
+        self._report = report
+
+    def add(self, entry: Entry) -> None:
+        """Take an entry to which one Future refers. From any thread."""
+        entry.count = 1
+        self.entries[entry.id] = entry
+
+    def note(self, entry_id: int, change: int) -> None:
+        """Note that a Future has come or gone. From any thread, inside any other code."""
+        self._changes.append((entry_id, change))
+
+    def settle_notes(self) -> None:
+        """Take over what was noted."""
+        for _ in range(len(self._changes)):
+            self.refer([self._changes[0][0]], self._changes[0][1])
+            self._changes.popleft()
+
+    def refer(self, entry_ids: Iterable[int], change: int = 1) -> None:
+        """Add references to values, or take them away."""
+        for entry_id in entry_ids:
+            entry = self.entries.get(entry_id)
+            if entry is not None:
+                entry.count += change
+                if entry.count <= 0 and entry.tag is not None:
+                    self._drop(entry)
+
+    def settle(self, entries: list[Entry], head: Head, stored: Stored | None, handle: object | None) -> None:
+        """Give entries their content, and tell those who wait."""
+        content = _Content(handle, head.references, len(entries))
+        for entry in entries:
+            self._contents[entry.id] = content
+            self.refer(head.references)
+            entry.stored, entry.handle = stored, handle
+            entry.running = False
+            entry.tag = Tag.ERROR if head.tag is Tag.BROKEN else head.tag
+            for notify in tuple(entry.waiters):
+                notify(entry)
+            entry.waiters.clear()
+        for entry in entries:
+            if entry.count <= 0:
+                self._drop(entry, head.summary)
+
+    def _drop(self, entry: Entry, summary: str = "") -> None:
+        del self.entries[entry.id]
+        self._forget(entry.id)
+        content = self._contents.pop(entry.id, None)
+        if entry.tag is Tag.ERROR and not entry.retrieved:
+            self._report(entry, summary or _summary(entry))
+        entry.stored = None
+        if content is None:
+            return
+        content.users -= 1
+        if not content.users and content.handle is not None:
+            self._free(content.handle)
+        self.refer(content.inner, -1)
+
+
+def _summary(entry: Entry) -> str:
+    return Head.decode(entry.stored.data)[0].summary if entry.stored is not None else ""

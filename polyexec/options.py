@@ -1,0 +1,192 @@
+"""What a task may ask for: amounts of resources, and the options of a call."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from polyexec.errors import SpecificationError
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_bytes(value: int | float | str) -> int:
+    """Turn ``2_000_000``, ``"2GiB"`` or ``"500 MB"`` into a number of bytes.
+
+    Args:
+        value: a number of bytes, or a number with a unit (B, KB, MB, GB, TB, KiB, MiB, GiB, TiB).
+
+    Returns:
+        The number of bytes.
+
+    Raises:
+        SpecificationError: the text is not a size.
+    """
+    if isinstance(value, bool):
+        raise SpecificationError(f"{value!r} is not a size in bytes")
+    if isinstance(value, (int, float)):
+        return _not_negative(int(value), "a size in bytes")
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
+    if match is None or match[2].upper() not in _UNITS:
+        raise SpecificationError(f"{value!r} is not a size: use a number of bytes, or for example '500MB' or '2GiB'")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _not_negative(value: Any, what: str) -> Any:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+        raise SpecificationError(f"{value!r} is not {what}: use a finite number that is not negative")
+    return value
+
+
+def _amount(name: str) -> Callable[[Any], Any]:
+    return lambda value: _not_negative(value, f"an amount of {name}")
+
+
+def _custom(value: Mapping[str, float]) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        raise SpecificationError(f"resources= takes a mapping from name to amount, not {value!r}")
+    for name in value:
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name):
+            raise SpecificationError(f"{name!r} is not a name of a resource: use letters, digits, '_', '-' and '.'")
+        if name.lower() in ("cpu", "cpus", "gpu", "gpus", "memory"):
+            raise SpecificationError(f"resource {name!r} has an option of its own: use cpus=, gpus= or memory=")
+    return {name: _not_negative(amount, f"an amount of {name}") for name, amount in value.items()}
+
+
+@attrs.frozen
+class Resources:
+    """Amounts of resources.
+
+    Attributes:
+        cpus: cores; fractions are allowed.
+        gpus: accelerators; fractions are allowed.
+        memory: bytes.
+        custom: amounts of resources that the cluster's owner has named.
+    """
+
+    cpus: float = attrs.field(default=0, converter=_amount("cpus"))
+    gpus: float = attrs.field(default=0, converter=_amount("gpus"))
+    memory: int = attrs.field(default=0, converter=parse_bytes)
+    custom: Mapping[str, float] = attrs.field(factory=dict, converter=_custom)
+
+    def __str__(self) -> str:
+        parts = [f"{value:g} {name}" for name, value in (("cpus", self.cpus), ("gpus", self.gpus)) if value]
+        parts += [f"{self.memory} bytes of memory"] if self.memory else []
+        parts += [f"{value:g} {name}" for name, value in self.custom.items()]
+        return ", ".join(parts) or "nothing"
+
+
+def _optional_seconds(value: float | None) -> float | None:
+    return None if value is None else float(_not_negative(value, "a number of seconds"))
+
+
+def _count(least: int, name: str) -> Callable[[Any], int]:
+    def convert(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise SpecificationError(f"{name}= takes an integer of at least {least}, not {value!r}")
+        return value
+
+    return convert
+
+
+def _exception_types(value: Any) -> tuple[type[BaseException], ...]:
+    types = value if isinstance(value, tuple) else (value,)
+    for item in types:
+        if not (isinstance(item, type) and issubclass(item, BaseException)):
+            raise SpecificationError(f"retry_on= takes exception types, not {item!r}")
+    return types
+
+
+def _environment(value: Mapping[str, str] | None) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(i, str) for pair in value.items() for i in pair):
+        raise SpecificationError("env= takes a mapping from names to texts")
+    return dict(value)
+
+
+def _infeasible(value: str) -> str:
+    if value not in ("error", "wait"):
+        raise SpecificationError(f"infeasible= is 'error' or 'wait', not {value!r}")
+    return value
+
+
+def _callable_or_none(value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise SpecificationError(f"retry= takes a function (error, attempt, options), not {value!r}")
+    return value
+
+
+def _name(value: Any) -> Any:
+    if value is not None and not isinstance(value, str):
+        raise SpecificationError(f"name= takes a text, not {value!r}")
+    return value
+
+
+@attrs.frozen
+class TaskOptions:
+    """Options of a call; each has a meaning on every backend.
+
+    Attributes:
+        cpus: cores that the task holds while it runs; 0 takes none.
+        gpus: accelerators that it holds; fractions may share one.
+        memory: bytes that it holds.
+        resources: amounts of custom resources that it holds.
+        name: shown in errors, events and the engine's own tools; by default the function's.
+        retries: how often it may run again after its worker died, or after an exception in ``retry_on``.
+        retry_on: exception types after which it may run again.
+        retry: ``(error, attempt, options) -> options | None``, asked before each new attempt; it may change the
+            options, or forbid the attempt by returning None.
+        timeout: seconds that one attempt may run.
+        env: environment variables for the task alone.
+        num_returns: number of Futures that the call gives.
+        priority: a higher one starts first.
+        infeasible: ``"error"``, or ``"wait"`` for a cluster that grows.
+    """
+
+    cpus: float = attrs.field(default=1, converter=_amount("cpus"))
+    gpus: float = attrs.field(default=0, converter=_amount("gpus"))
+    memory: int = attrs.field(default=0, converter=parse_bytes)
+    resources: Mapping[str, float] = attrs.field(factory=dict, converter=_custom)
+    name: str | None = attrs.field(default=None, converter=_name)
+    retries: int = attrs.field(default=0, converter=_count(0, "retries"))
+    retry_on: tuple[type[BaseException], ...] = attrs.field(default=(), converter=_exception_types)
+    retry: Callable[[BaseException, int, TaskOptions], TaskOptions | None] | None = attrs.field(
+        default=None, converter=_callable_or_none
+    )
+    timeout: float | None = attrs.field(default=None, converter=_optional_seconds)
+    env: Mapping[str, str] = attrs.field(factory=dict, converter=_environment)
+    num_returns: int = attrs.field(default=1, converter=_count(1, "num_returns"))
+    priority: float = attrs.field(default=0)
+    infeasible: str = attrs.field(default="error", converter=_infeasible)
+
+    @property
+    def request(self) -> Resources:
+        """What the task holds while it runs."""
+        return Resources(self.cpus, self.gpus, self.memory, self.resources)
+
+    def evolve(self, **changes: Any) -> TaskOptions:
+        """Give a copy with changes.
+
+        Args:
+            **changes: option names and values.
+
+        Returns:
+            The changed options.
+
+        Raises:
+            SpecificationError: an option is unknown, or a value is wrong.
+        """
+        unknown = sorted(changes.keys() - OPTION_NAMES)
+        if unknown:
+            raise SpecificationError(f"unknown option {unknown[0]!r}; valid are {', '.join(sorted(OPTION_NAMES))}")
+        return attrs.evolve(self, **changes)
+
+
+OPTION_NAMES = frozenset(field.name for field in attrs.fields(TaskOptions))
+DEFAULT_OPTIONS = TaskOptions()

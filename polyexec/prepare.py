@@ -1,0 +1,142 @@
+"""From a call of ``submit`` to a specification and bytes; the same in the driver and in tasks."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import cloudpickle
+
+from polyexec import payload
+from polyexec.errors import SpecificationError, TaskTimeout
+from polyexec.future import Future
+from polyexec.options import TaskOptions
+from polyexec.payload import Reference
+from polyexec.stored import Stored
+from polyexec.wire import Slot, TaskSpec
+
+
+@attrs.frozen(eq=False)
+class Prepared:
+    """A task that is ready to be handed to the driver.
+
+    Attributes:
+        spec: what the driver must know.
+        body: function and arguments, with ``Slot`` in place of dependencies.
+        call: the same, not serialised.
+    """
+
+    spec: TaskSpec
+    body: Stored
+    call: tuple[Any, ...]
+
+
+def prepare_task(
+    executor_id: str,
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: TaskOptions,
+    *,
+    snapshot: bool,
+    keep_hook: bool,
+) -> Prepared:
+    """Serialise a call.
+
+    Args:
+        executor_id: the executor that shall run it.
+        function: what to call.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        options: of the call.
+        snapshot: copy buffers that the caller may change.
+        keep_hook: leave the retry hook as it is, because the driver is here.
+
+    Returns:
+        The task.
+
+    Raises:
+        SerializationError: function, arguments or options cannot be serialised (S4).
+        SpecificationError: what is given is not callable, or a Future belongs to another executor.
+    """
+    if not callable(function):
+        raise SpecificationError(f"submit takes a function and its arguments, but {function!r} is not callable")
+    name = options.name or function_name(function)
+    dependencies: list[int] = []
+    call = (
+        function,
+        tuple(_slotted(executor_id, argument, dependencies) for argument in args),
+        {key: _slotted(executor_id, argument, dependencies) for key, argument in kwargs.items()},
+    )
+    references: list[Reference] = []
+    try:
+        body = payload.dump(call, references, snapshot=snapshot)
+    except Exception as error:
+        raise payload.serialization_error("argument", name, _roots(function, args, kwargs), error) from error
+    spec = _spec(name, function, options, dependencies, _ids(executor_id, references), keep_hook)
+    return Prepared(spec, body, call)
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """Give a name to a callable."""
+    while hasattr(function, "func") and not hasattr(function, "__name__"):
+        function = function.func
+    return str(getattr(function, "__name__", None) or type(function).__name__)
+
+
+def _slotted(executor_id: str, argument: Any, dependencies: list[int]) -> Any:
+    if not isinstance(argument, Future):
+        return argument
+    dependencies += _ids(executor_id, [argument])
+    return Slot(len(dependencies) - 1)
+
+
+def _ids(executor_id: str, references: Sequence[Reference]) -> tuple[int, ...]:
+    for reference in references:
+        if isinstance(reference, Future) and reference.executor_id != executor_id:
+            raise SpecificationError(f"{reference!r} belongs to another executor and cannot be used by this one")
+    return tuple(reference.reference_id for reference in references)
+
+
+def _roots(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    positional = [(f"argument {index}", argument) for index, argument in enumerate(args)]
+    named = [(f"argument {key!r}", argument) for key, argument in kwargs.items()]
+    return [("the function", function), *positional, *named]
+
+
+def _spec(
+    name: str,
+    function: Callable[..., Any],
+    options: TaskOptions,
+    dependencies: Sequence[int],
+    references: tuple[int, ...],
+    keep_hook: bool,
+) -> TaskSpec:
+    retry_on = _serialized("retry_on", name, options.retry_on) if options.retry_on else None
+    hook = options.retry if keep_hook or options.retry is None else _serialized("retry", name, (options.retry, options))
+    return TaskSpec(
+        name,
+        f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', name)}",
+        options.request,
+        tuple(dependencies),
+        references,
+        options.num_returns,
+        options.priority,
+        options.retries,
+        retry_on,
+        any(issubclass(TaskTimeout, kind) for kind in options.retry_on),
+        hook if hook is None or not keep_hook else (hook, options),
+        options.timeout,
+        dict(options.env),
+        options.infeasible == "wait",
+    )
+
+
+def _serialized(option: str, name: str, value: Any) -> bytes:
+    try:
+        data: bytes = cloudpickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        raise payload.serialization_error("argument", name, [(f"option {option!r}", value)], error) from error
+    return data

@@ -1,0 +1,99 @@
+"""The ready queue: tasks that could run if there were room, grouped by what they need.
+
+Within a group tasks stand in order of priority and submission. Across groups the first that fits starts; one that does
+not fit has what it waits for kept back from those behind it, so that none starves.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from polyexec.ledger import Grant, Ledger, Need
+
+_Key: TypeAlias = tuple[tuple[str, int], ...]
+
+
+class _Group:
+    __slots__ = ("heap", "need")
+
+    def __init__(self, need: Need) -> None:
+        self.need = need
+        self.heap: list[tuple[float, int, int]] = []
+
+
+class ReadyQueue:
+    """Orders ready tasks; owned by the scheduler."""
+
+    def __init__(self) -> None:
+        self._groups: dict[_Key, _Group] = {}
+        self._present: dict[int, _Key] = {}
+
+    def __len__(self) -> int:
+        return len(self._present)
+
+    def push(self, task_id: int, need: Need, priority: float) -> None:
+        """Add a task; its id is its place among those of equal priority."""
+        key = tuple(need.items())
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = _Group(need)
+        self._present[task_id] = key
+        heapq.heappush(group.heap, (-priority, task_id, task_id))
+
+    def discard(self, task_id: int) -> None:
+        """Remove a task if it is there."""
+        self._present.pop(task_id, None)
+
+    def __contains__(self, task_id: int) -> bool:
+        return task_id in self._present
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(tuple(self._present))
+
+    def needs(self) -> Iterator[tuple[Need, list[int]]]:
+        """Give each need with the tasks that have it."""
+        for group in self._groups.values():
+            key = tuple(group.need.items())
+            tasks = [task_id for _, _, task_id in group.heap if self._present.get(task_id) == key]
+            if tasks:
+                yield group.need, tasks
+
+    def pop_fitting(self, ledger: Ledger, kept: dict[str, dict[str, int]]) -> tuple[int, Grant] | None:
+        """Take the first task for which there is room, and what it needs.
+
+        Args:
+            ledger: where to take it.
+            kept: what must be left alone, by node; tasks that do not fit add to it.
+
+        Returns:
+            The task and its grant, or None if nothing fits.
+        """
+        if not self._present:
+            return None
+        for group in sorted(self._living(), key=lambda group: group.heap[0]):
+            grant = ledger.place(group.need, kept)
+            if grant is not None:
+                task_id = heapq.heappop(group.heap)[2]
+                del self._present[task_id]
+                return task_id, grant
+            ledger.earmark(group.need, kept)
+        return None
+
+    def head(self) -> tuple[int, Need] | None:
+        """Give the first task in order, and what it needs."""
+        first = min(self._living(), key=lambda group: group.heap[0], default=None)
+        return None if first is None else (first.heap[0][2], first.need)
+
+    def pop(self, task_id: int) -> None:
+        """Take a task that ``head`` has given."""
+        heapq.heappop(self._groups[self._present.pop(task_id)].heap)
+
+    def _living(self) -> list[_Group]:
+        for key, group in list(self._groups.items()):
+            while group.heap and self._present.get(group.heap[0][2]) != key:
+                heapq.heappop(group.heap)
+            if not group.heap:
+                del self._groups[key]
+        return list(self._groups.values())

@@ -1,0 +1,257 @@
+"""The scheduler's records, and what it tells the runtime to do."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import attrs
+
+from polyexec.ledger import Grant, Need
+from polyexec.spi import Death
+from polyexec.stored import Stored, Tag
+from polyexec.timers import Timer
+
+
+class State(enum.Enum):
+    """Where a task is on its way."""
+
+    WAITING = "waiting"
+    READY = "ready"
+    RUNNING = "running"
+    RESTING = "resting"
+    DONE = "done"
+
+
+class Stop(enum.IntEnum):
+    """Why a running call is being stopped; a later reason does not replace an earlier one, force does."""
+
+    NO = 0
+    CANCEL = 1
+    TIMEOUT = 2
+
+
+@attrs.define(eq=False)
+class Task:
+    """One task, from submission until it is settled.
+
+    Attributes:
+        id: id of its first value; values have consecutive ids.
+        name: for errors.
+        need: what it holds while it runs, in units.
+        dependencies: ids of the values that it needs.
+        parent: the task that submitted it, None if the driver did.
+        values: number of its values.
+        priority: a higher one starts first.
+        retries: how often it may run again.
+        retry_lost: it may run again after its worker died.
+        retry_timeout: it may run again after a time-out.
+        consult: ask the caller's hook before a new attempt.
+        timeout: seconds that one attempt may run.
+        patient: it may wait for a node that does not exist yet.
+        function: identifies its function, for estimates of duration.
+    """
+
+    id: int
+    name: str
+    need: Need
+    dependencies: Sequence[int] = ()
+    parent: int | None = None
+    values: int = 1
+    priority: float = 0
+    retries: int = 0
+    retry_lost: bool = True
+    retry_timeout: bool = False
+    consult: bool = False
+    timeout: float | None = None
+    patient: bool = False
+    function: object = None
+    state: State = State.WAITING
+    missing: int = 0
+    attempts: int = 0
+    refusals: int = 0
+    call: int | None = None
+    children: set[int] = attrs.field(factory=set)
+
+
+@attrs.define(eq=False)
+class Running:
+    """One call that has been handed to the backend and has not ended.
+
+    Attributes:
+        id: the call.
+        task: its task.
+        grant: what it holds; while it is blocked without cpus and slot; while it is queued nothing.
+        queued: handed over before there was room.
+        blocked: it waits, and has lent what others may use meanwhile.
+        waits: its unanswered waits.
+        stop: why it is being stopped.
+        forced: it is being killed.
+        promised: somebody was told that it will be cancelled.
+        answers: who wants to know whether stopping it worked.
+        limit: ends it when its time is over.
+    """
+
+    id: int
+    task: Task
+    grant: Grant
+    queued: bool = False
+    blocked: bool = False
+    waits: set[int] = attrs.field(factory=set)
+    stop: Stop = Stop.NO
+    forced: bool = False
+    promised: bool = False
+    answers: list[object] = attrs.field(factory=list)
+    limit: Timer | None = None
+
+
+@attrs.define(eq=False)
+class Wait:
+    """A running call waits until some values are there.
+
+    Attributes:
+        id: the runtime's name for it.
+        call: the call.
+        missing: ids of values that are not there yet.
+        needed: how many of them must come.
+        main: it is the thread of the body that waits.
+        limit: ends the wait when its time is over.
+    """
+
+    id: int
+    call: int
+    missing: set[int]
+    needed: int
+    main: bool
+    limit: Timer | None = None
+
+
+class Wake(enum.Enum):
+    """Why a wait ends."""
+
+    READY = "ready"
+    TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
+    DEADLOCK = "deadlock"
+
+
+@attrs.frozen
+class Ended:
+    """A call's own outcome settles its task."""
+
+    call: int
+
+
+@attrs.frozen
+class DependencyFailed:
+    """A value that the task needs is an error."""
+
+    value: int
+
+
+@attrs.frozen
+class Cancelled:
+    """The task was cancelled before or while it ran; the reason is for its error."""
+
+    reason: str = ""
+
+
+@attrs.frozen
+class TimedOut:
+    """The task was ended by its timeout."""
+
+    timeout: float
+
+
+@attrs.frozen
+class Died:
+    """The worker of the task died."""
+
+    death: Death
+
+
+@attrs.frozen
+class Failed:
+    """The backend failed as a whole; the error is encoded."""
+
+    error: Stored
+
+
+Ending: TypeAlias = Ended | DependencyFailed | Cancelled | TimedOut | Died | Failed
+
+
+@attrs.frozen
+class Start:
+    """Hand a call to the backend."""
+
+    call: int
+    task: int
+    attempt: int
+    grant: Grant
+    queued: bool
+
+
+@attrs.frozen
+class Halt:
+    """Ask the backend to stop a call."""
+
+    call: int
+    force: bool
+
+
+@attrs.frozen
+class Settle:
+    """Make an ending known to all who hold the task's values."""
+
+    task: int
+    ending: Ending
+    tag: Tag
+
+
+@attrs.frozen
+class Answer:
+    """Tell somebody whether a cancel worked."""
+
+    token: object
+    value: bool
+
+
+@attrs.frozen
+class EndWait:
+    """Reply to a wait."""
+
+    wait: int
+    wake: Wake
+
+
+@attrs.frozen
+class Lend:
+    """Tell the backend that a call is blocked."""
+
+    call: int
+
+
+@attrs.frozen
+class Resume:
+    """Tell the backend that a blocked call goes on."""
+
+    call: int
+
+
+@attrs.frozen
+class Consult:
+    """Ask the caller's hook whether, and how, a task runs again."""
+
+    task: int
+    ending: Ending
+
+
+@attrs.frozen
+class Drop:
+    """Forget a call that will never be reported again."""
+
+    call: int
+
+
+Action: TypeAlias = Start | Halt | Settle | Answer | EndWait | Lend | Resume | Consult | Drop

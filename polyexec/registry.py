@@ -1,0 +1,124 @@
+"""Finding backends: specifications, entry points, and the variable that chooses."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from importlib.metadata import EntryPoint
+from typing import Any
+from urllib.parse import parse_qsl
+
+import attrs
+
+from polyexec.errors import BackendNotFound, BackendUnavailable, SpecificationError
+from polyexec.spi import Backend
+
+GROUP = "polyexec.backends"
+VARIABLE = "POLYEXEC_BACKEND"
+DEFAULT = "process"
+_EXTRAS = {"ray": "ray", "dask": "dask"}
+
+
+@attrs.frozen
+class Choice:
+    """A backend specification, and what chose it."""
+
+    specification: str
+    chosen_by: str
+
+
+def choose(specification: str | None) -> Choice:
+    """Decide which specification holds: the argument, the variable, or the default, in this order."""
+    if specification is not None:
+        return Choice(specification, "argument")
+    from_variable = os.environ.get(VARIABLE, "").strip()
+    if from_variable:
+        return Choice(from_variable, VARIABLE)
+    return Choice(DEFAULT, "default")
+
+
+def names() -> dict[str, EntryPoint]:
+    """List the installed backends by name, without importing them.
+
+    Raises:
+        SpecificationError: two distributions claim one name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in importlib.metadata.entry_points(group=GROUP):
+        other = found.get(point.name)
+        if other is not None and other.value != point.value:
+            raise SpecificationError(
+                f"two distributions provide a backend {point.name!r}: {_origin(other)} and {_origin(point)}; "
+                "uninstall one of them"
+            )
+        found[point.name] = point
+    return dict(sorted(found.items()))
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.dist.name if point.dist is not None else 'unknown'} ({point.value})"
+
+
+def parse(specification: str) -> tuple[str, dict[str, str]]:
+    """Split ``NAME[?key=value&...]``.
+
+    Returns:
+        The name, and the texts by key.
+
+    Raises:
+        SpecificationError: it does not have this form.
+    """
+    name, question, rest = specification.strip().partition("?")
+    if not name or not all(character.isalnum() or character in "_-" for character in name):
+        raise SpecificationError(f"{specification!r} is not a backend specification: use NAME or NAME?key=value&key=value")
+    pairs = parse_qsl(rest, keep_blank_values=True)
+    if question and rest and len(pairs) != rest.count("&") + 1 or len(dict(pairs)) != len(pairs):
+        raise SpecificationError(f"{specification!r}: after '?' come key=value pairs, joined by '&', each key once")
+    return name, dict(pairs)
+
+
+def backend_class(name: str) -> type[Backend]:
+    """Import a backend.
+
+    Raises:
+        BackendNotFound: nothing of this name is installed.
+        BackendUnavailable: its engine is not installed.
+    """
+    point = names().get(name)
+    if point is None:
+        raise BackendNotFound(f"unknown backend {name!r}; installed are {', '.join(names()) or 'none'}")
+    try:
+        loaded = point.load()
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "polyexec", point.module.partition(".")[0]):
+            raise
+        raise BackendUnavailable(
+            f"backend {name!r} needs {missing!r}, which is not installed: "
+            f'pip install "polyexec[{_EXTRAS[name]}]"' if name in _EXTRAS else f"backend {name!r} needs {missing!r}"
+        ) from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
+        raise SpecificationError(f"entry point {name!r} = {point.value} is not a subclass of polyexec.spi.Backend")
+    return loaded
+
+
+def configure(name: str, backend: type[Backend], keys: dict[str, str]) -> Any:
+    """Turn the texts of a specification into a configuration.
+
+    Raises:
+        SpecificationError: a key is unknown, or a value is bad.
+    """
+    fields = {field.name: field for field in attrs.fields(backend.Config)}
+    for key, value in keys.items():
+        if key not in fields:
+            raise SpecificationError(f"backend {name!r} has no key {key!r}; valid are {', '.join(sorted(fields))}")
+        converter = fields[key].converter
+        try:
+            if callable(converter):
+                converter(value)
+        except ValueError as error:
+            raise SpecificationError(f"backend {name!r}, key {key!r}: {error}") from error
+    try:
+        return backend.Config(**keys)
+    except ValueError as error:
+        raise SpecificationError(f"backend {name!r}: {error}") from error

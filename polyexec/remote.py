@@ -1,0 +1,193 @@
+"""The session of a running task: it asks the driver, through the uplink that its backend provides.
+
+State: ``_entries`` is filled and read by any thread of the task through atomic dict operations. ``_pinned`` and
+``_dropped`` are append-only queues, because a Future may be collected inside any other code; who sends the next
+request settles them. A request takes no lock here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from polyexec import lanes, outcome
+from polyexec.errors import Interrupted, PolyexecError
+from polyexec.options import TaskOptions
+from polyexec.prepare import prepare_task
+from polyexec.session import ClusterResources, Entry, Info, Session
+from polyexec.spi import Uplink
+from polyexec.stored import Stored, Tag
+
+
+class RemoteSession(Session):
+    """What ``polyexec.current()`` stands on.
+
+    Args:
+        executor_id: the executor.
+        uplink: the way to the driver.
+        inline: a submitted task runs in the submitting thread.
+    """
+
+    def __init__(self, executor_id: str, uplink: Uplink, *, inline: bool) -> None:
+        self.executor_id = executor_id
+        self._uplink = uplink
+        self._inline = inline
+        self._thread = threading.get_ident()
+        self._entries: weakref.WeakValueDictionary[int, Entry] = weakref.WeakValueDictionary()
+        self._pinned: deque[int] = deque()
+        self._dropped: deque[int] = deque()
+        self._held: Counter[int] = Counter()
+
+    @property
+    def info(self) -> Info:
+        """Ask the driver, so that tasks see the same as the driver does."""
+        found, _ = self._ask("info")
+        assert isinstance(found, Info)
+        return found
+
+    def submit(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> list[Entry]:
+        """Ask the driver to run a task."""
+        task = prepare_task(self.executor_id, function, args, kwargs, options, snapshot=True, keep_hook=False)
+        lane = lanes.open_lane() if self._inline else None
+        try:
+            first, _ = self._ask("submit", task.spec, task.body.data, lane, buffers=task.body.buffers)
+        except BaseException:
+            if lane is not None:
+                lanes.discard(lane)
+            raise
+        if lane is not None:
+            lanes.serve(lane)
+            self._ask("served", first)
+        count = task.spec.num_returns
+        return [self._new_entry(first + i, task.spec.name, None if count == 1 else i) for i in range(count)]
+
+    def put(self, value: Any) -> Entry:
+        """Ask the driver to store a value."""
+        stored = outcome.encode_value("put", value, stage="argument", snapshot=True)
+        entry_id, _ = self._ask("put", stored.data, buffers=stored.buffers)
+        entry = self._new_entry(entry_id, "put", None)
+        entry.tag = Tag.VALUE
+        return entry
+
+    def wait(self, entries: Sequence[Entry], count: int, timeout: float | None) -> None:
+        """Let the driver say which values are there."""
+        open_entries = {entry.id: entry for entry in entries if entry.tag is None}
+        needed = count - (len(entries) - len(open_entries))
+        done, _ = self._ask("wait", tuple(open_entries), needed, timeout)
+        for entry_id, tag in done:
+            open_entries[entry_id].tag = Tag(tag)
+
+    def fetch(self, entry: Entry) -> Stored:
+        """Bring a value from the driver."""
+        note, values = self._ask("fetch", entry.id)
+        entry.note = note
+        return values[0]
+
+    def refresh(self, entry: Entry) -> None:
+        """Ask the driver about a value."""
+        (tag, entry.running, entry.attempts), _ = self._ask("status", entry.id)
+        if tag is not None:
+            entry.tag = Tag(tag)
+
+    def cancel(self, entry: Entry, *, force: bool, recursive: bool) -> bool:
+        """Ask the driver to stop a task."""
+        answer, _ = self._ask("cancel", entry.task_id, force, recursive)
+        return bool(answer)
+
+    def completed(self, entries: Sequence[Entry], timeout: float | None) -> Iterator[Entry]:
+        """Wait again and again for what is left."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        left = list(entries)
+        while left:
+            if all(entry.tag is None for entry in left):
+                self.wait(left, 1, None if deadline is None else max(0.0, deadline - time.monotonic()))
+            ready = [entry for entry in left if entry.tag is not None]
+            if not ready:
+                raise TimeoutError(f"{len(left)} Futures are not done")
+            left = [entry for entry in left if entry.tag is None]
+            yield from ready
+
+    def subscribe(self, entry: Entry, callback: Callable[[], None]) -> None:
+        """Wait in a thread of its own, then call back."""
+        if entry.tag is not None:
+            callback()
+            return
+
+        def watch() -> None:
+            self.wait([entry], 1, None)
+            callback()
+
+        threading.Thread(target=watch, name=f"polyexec-callback-{entry.id}", daemon=True).start()
+
+    def resources(self) -> ClusterResources:
+        """Ask the driver."""
+        found, _ = self._ask("resources")
+        assert isinstance(found, ClusterResources)
+        return found
+
+    def announce(self) -> None:
+        """Tell the driver that the body begins."""
+        self._ask("started")
+
+    def pin(self, entry_id: int, name: str, item: int | None) -> Entry:
+        """Give the entry for one more Future; the driver keeps what a task may refer to until the task ends."""
+        self._pinned.append(entry_id)
+        return self._entry(entry_id, name, item)
+
+    def adopt(self, entry: Entry) -> Entry:
+        """Give the task's own view of an entry of the driver's."""
+        return self._entry(entry.id, entry.name, entry.item)
+
+    def release(self, entry: Entry) -> None:
+        """Note that a Future is gone; the driver learns it with the next request."""
+        self._dropped.append(entry.id)
+
+    def close(self, *, cancel_pending: bool) -> None:
+        """Do nothing: the executor belongs to the driver."""
+
+    def _entry(self, entry_id: int, name: str, item: int | None) -> Entry:
+        entry = self._entries.get(entry_id)
+        if entry is None:
+            entry = self._entries[entry_id] = Entry(entry_id, name, item)
+        return entry
+
+    def _new_entry(self, entry_id: int, name: str, item: int | None) -> Entry:
+        self._held[entry_id] += 1
+        return self._entry(entry_id, name, item)
+
+    def _released(self) -> tuple[int, ...]:
+        """Give the values that this task has made and does not refer to any more."""
+        changes: Counter[int] = Counter()
+        for queue, sign in ((self._pinned, 1), (self._dropped, -1)):
+            for _ in range(len(queue)):
+                with contextlib.suppress(IndexError):
+                    changes[queue.popleft()] += sign
+        gone = []
+        for entry_id, change in changes.items():
+            if entry_id in self._held:
+                self._held[entry_id] += change
+                if self._held[entry_id] <= 0:
+                    del self._held[entry_id]
+                    gone.append(entry_id)
+        return tuple(gone)
+
+    def _ask(self, kind: str, *fields: Any, buffers: Sequence[Any] = ()) -> tuple[Any, Sequence[Stored]]:
+        main = threading.get_ident() == self._thread
+        message = pickle.dumps((kind, main, self._released(), fields))
+        reply, values = self._uplink.request(Stored(message, buffers))
+        status, answer = pickle.loads(reply)
+        if status == "interrupted":
+            raise Interrupted
+        if status == "error":
+            error = outcome.decode_error(Stored(answer))
+            assert isinstance(error, PolyexecError)
+            raise error
+        return answer, values

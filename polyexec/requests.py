@@ -1,0 +1,182 @@
+"""What running tasks ask of the executor. A part of the runtime: everything here runs in the loop thread."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from polyexec import lanes, outcome
+from polyexec.errors import DeadlockError, ExecutorClosed, PolyexecError
+from polyexec.records import Stop, Wait, Wake
+from polyexec.session import Entry
+from polyexec.spi import Value
+from polyexec.stored import Head, Stored
+from polyexec.tasks import TaskData
+
+if TYPE_CHECKING:
+    from polyexec.runtime import Runtime
+
+
+class Requests:
+    """Answers requests.
+
+    Args:
+        runtime: what it is a part of.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._numbers = itertools.count(1)
+        self._waits: dict[int, tuple[object, tuple[int, ...], int | None]] = {}
+        self._holds: dict[int, Counter[int]] = {}
+
+    def handle(self, request_id: object, call_id: int, message: Stored) -> None:
+        """Answer a request, now or later."""
+        kind, main, released, fields = pickle.loads(message.data)
+        call = self._runtime.scheduler.running.get(call_id)
+        if call is None:
+            self._error(request_id, ExecutorClosed("the task that asks has ended; its executor cannot be used any more"))
+            return
+        if main and call.stop is Stop.CANCEL and not call.forced and kind not in ("started", "fetch"):
+            call.promised = True
+            self._reply(request_id, "interrupted", None)
+            return
+        try:
+            getattr(self, f"_on_{kind}")(request_id, call_id, main, message, *fields)
+        except PolyexecError as error:
+            self._error(request_id, error)
+        self._release(call_id, released)
+
+    def _on_submit(
+        self, request_id: object, call_id: int, main: bool, message: Stored, spec: Any, body: bytes, lane: int | None
+    ) -> None:
+        runtime = self._runtime
+        runtime.check_feasible(spec)
+        entries = runtime.new_entries(spec.name, spec.num_returns)
+        self._hold(call_id, entries)
+        runtime.objects.refer(spec.dependencies)
+        runtime.objects.refer(spec.references)
+        parent = runtime.scheduler.running[call_id].task.id
+        runtime.submit(TaskData(spec, Stored(body, message.buffers), None, entries, lane), parent)
+        self._reply(request_id, "ok", entries[0].id)
+        if lane is not None:
+            # The submitter serves the lane; it is blocked until the task is settled.
+            self._wait(call_id, None, tuple(entry.id for entry in entries), len(entries), None, main, lane)
+
+    def _on_served(self, request_id: object, call_id: int, main: bool, message: Stored, entry_id: int) -> None:
+        self._reply(request_id, "ok", None)
+
+    def _on_put(self, request_id: object, call_id: int, main: bool, message: Stored, data: bytes) -> None:
+        entry = self._runtime.new_entries("put", 1)[0]
+        self._hold(call_id, [entry])
+        stored = Stored(data, message.buffers)
+        self._runtime.put(entry, Head.decode(data)[0], None, stored)
+        self._reply(request_id, "ok", entry.id)
+
+    def _on_wait(
+        self,
+        request_id: object,
+        call_id: int,
+        main: bool,
+        message: Stored,
+        ids: tuple[int, ...],
+        needed: int,
+        timeout: float | None,
+    ) -> None:
+        for entry_id in ids:
+            self._entry(entry_id)
+        self._wait(call_id, request_id, ids, needed, timeout, main, None)
+
+    def _wait(
+        self,
+        call_id: int,
+        request_id: object,
+        ids: tuple[int, ...],
+        needed: int,
+        timeout: float | None,
+        main: bool,
+        lane: int | None,
+    ) -> None:
+        wait = Wait(next(self._numbers), call_id, set(ids), needed, main)
+        self._waits[wait.id] = (request_id, ids, lane)
+        self._runtime.scheduler.wait(wait, timeout)
+
+    def end_wait(self, wait_id: int, wake: Wake) -> None:
+        """Reply to a wait."""
+        request_id, ids, lane = self._waits.pop(wait_id)
+        if lane is not None:
+            lanes.close_lane(lane)
+        elif wake is Wake.INTERRUPTED:
+            self._reply(request_id, "interrupted", None)
+        elif wake is Wake.DEADLOCK:
+            names = sorted({entry.name for entry in map(self._entry, ids) if entry.tag is None})
+            self._error(
+                request_id,
+                DeadlockError(
+                    f"waiting for {', '.join(names[:5])} can never end: what is needed is held by tasks that wait. "
+                    "Ask for less in the waiting task, or do not wait inside it"
+                ),
+            )
+        else:
+            found = [self._runtime.objects.entries.get(entry_id) for entry_id in ids]
+            done = [(entry.id, int(entry.tag)) for entry in found if entry is not None and entry.tag is not None]
+            self._reply(request_id, "ok", done)
+
+    def _on_fetch(self, request_id: object, call_id: int, main: bool, message: Stored, entry_id: int) -> None:
+        entry = self._entry(entry_id)
+        entry.retrieved = True
+        self._reply(request_id, "ok", entry.note, [self._runtime.value_of(entry)])
+
+    def _on_status(self, request_id: object, call_id: int, main: bool, message: Stored, entry_id: int) -> None:
+        entry = self._entry(entry_id)
+        self._reply(request_id, "ok", (None if entry.tag is None else int(entry.tag), entry.running, entry.attempts))
+
+    def _on_cancel(
+        self, request_id: object, call_id: int, main: bool, message: Stored, task_id: int, force: bool, recursive: bool
+    ) -> None:
+        self._runtime.scheduler.cancel(task_id, force=force, recursive=recursive, token=(request_id,))
+
+    def answer(self, token: object, value: bool) -> None:
+        """Reply to a cancel."""
+        assert isinstance(token, tuple)
+        self._reply(token[0], "ok", value)
+
+    def _on_resources(self, request_id: object, call_id: int, main: bool, message: Stored) -> None:
+        self._reply(request_id, "ok", self._runtime.resources())
+
+    def _on_info(self, request_id: object, call_id: int, main: bool, message: Stored) -> None:
+        self._reply(request_id, "ok", self._runtime.info)
+
+    def _on_started(self, request_id: object, call_id: int, main: bool, message: Stored) -> None:
+        self._runtime.scheduler.started(call_id)
+        self._reply(request_id, "ok", None)
+
+    def end_call(self, call_id: int) -> None:
+        """Let go of what a call has made."""
+        for entry_id, count in self._holds.pop(call_id, Counter()).items():
+            self._runtime.objects.refer([entry_id], -count)
+
+    def _hold(self, call_id: int, entries: Sequence[Entry]) -> None:
+        self._holds.setdefault(call_id, Counter()).update(entry.id for entry in entries)
+
+    def _release(self, call_id: int, released: Sequence[int]) -> None:
+        held = self._holds.get(call_id, Counter())
+        for entry_id in released:
+            if held[entry_id] > 0:
+                held[entry_id] -= 1
+                self._runtime.objects.refer([entry_id], -1)
+
+    def _entry(self, entry_id: int) -> Entry:
+        entry = self._runtime.objects.entries.get(entry_id)
+        if entry is None:
+            raise ExecutorClosed("this Future is from a task that has ended, and its value has been freed")
+        return entry
+
+    def _error(self, request_id: object, error: PolyexecError) -> None:
+        self._reply(request_id, "error", outcome.encode_error(error).data)
+
+    def _reply(self, request_id: object, status: str, answer: Any, values: Sequence[Value] = ()) -> None:
+        self._runtime.backend.reply(request_id, pickle.dumps((status, answer)), values)

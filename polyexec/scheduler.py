@@ -1,0 +1,377 @@
+"""The scheduler: events in, actions out. No input or output, no thread, no clock of its own.
+
+Every public method is an event; what is to be done about it is appended to ``actions``, which the runtime carries out
+in order. One thread at a time may use a scheduler. Values are known here by id and by whether they are good, never by
+content.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable
+
+from polyexec import deadlock
+from polyexec.estimates import Estimates
+from polyexec.ledger import SLOT, UNIT, Grant, Ledger
+from polyexec.ready import ReadyQueue
+from polyexec.records import (
+    Action,
+    Answer,
+    Cancelled,
+    Consult,
+    DependencyFailed,
+    Died,
+    Drop,
+    Ended,
+    Ending,
+    Failed,
+    Halt,
+    Running,
+    Settle,
+    Start,
+    State,
+    Stop,
+    Task,
+    TimedOut,
+    Wait,
+    Wake,
+)
+from polyexec.spi import Death, Verdict
+from polyexec.stored import Stored, Tag
+from polyexec.timers import Timers
+from polyexec.waits import Waits
+
+PATIENCE = 1.0
+"""Seconds that a cancel waits for the backend's verdict before it promises that the call will end as cancelled."""
+
+FREE_RESTARTS = 3
+"""How often a call is handed out again because its worker died before the body had started, or would not start."""
+
+BACKOFF = 0.1
+BACKOFF_LIMIT = 10.0
+"""Seconds before the first new attempt, doubled for each further one, and their limit."""
+
+
+class Scheduler:
+    """Decides what runs when, where and how often.
+
+    Args:
+        clock: gives seconds; never goes back.
+        random: gives numbers from 0 to 1, to spread new attempts.
+        queue_limit: how many calls may be handed over before there is room.
+    """
+
+    def __init__(self, clock: Callable[[], float], random: Callable[[], float], *, queue_limit: int = 0) -> None:
+        self.actions: list[Action] = []
+        self.ledger = Ledger()
+        self.timers = Timers(clock)
+        self.tasks: dict[int, Task] = {}
+        self.values: dict[int, Tag] = {}
+        self.running: dict[int, Running] = {}
+        self.ready = ReadyQueue()
+        self.waits = Waits(self)
+        self._random = random
+        self._estimates = Estimates(queue_limit)
+        self._dependents: dict[int, list[Task]] = {}
+        self._queued: deque[Running] = deque()
+        self._special_count = 0
+        self._numbers = itertools.count(1)
+
+    def has(self, value: int) -> bool:
+        """Say whether a value is there, good or bad."""
+        return value in self.values
+
+    def submit(self, task: Task) -> None:
+        """Take a new task."""
+        self.tasks[task.id] = task
+        parent = self.tasks.get(task.parent) if task.parent is not None else None
+        if parent is not None:
+            parent.children.add(task.id)
+        for value in task.dependencies:
+            tag = self.values.get(value)
+            if tag is None:
+                self._dependents.setdefault(value, []).append(task)
+                task.missing += 1
+            elif tag is not Tag.VALUE:
+                self._dependency_failed(task, value, tag)
+                return
+        if not task.missing:
+            self._make_ready(task)
+
+    def arrive(self, value: int, tag: Tag) -> None:
+        """Learn that a value is there."""
+        self.values[value] = tag
+        self.waits.arrive(value)
+        for task in self._dependents.pop(value, ()):
+            if task.state is not State.WAITING:
+                continue
+            task.missing -= 1
+            if tag is not Tag.VALUE:
+                self._dependency_failed(task, value, tag)
+            elif not task.missing:
+                self._make_ready(task)
+
+    def forget(self, value: int) -> None:
+        """Learn that nobody refers to a value any more."""
+        self.values.pop(value, None)
+
+    def wait(self, wait: Wait, timeout: float | None) -> None:
+        """Learn that a running call waits until some values are there."""
+        present = sum(1 for value in wait.missing if value in self.values)
+        wait.missing = {value for value in wait.missing if value not in self.values}
+        wait.needed -= present
+        self.waits.add(wait, timeout)
+
+    def schedule(self) -> None:
+        """Start whatever there is room for; to be called after each batch of events."""
+        self.waits.resume()
+        kept = self.waits.kept()
+        self._promote(kept)
+        while not self._queued:
+            found = self.ready.pop_fitting(self.ledger, {node: dict(need) for node, need in kept.items()})
+            if found is None:
+                break
+            self._start(self.tasks[found[0]], found[1], queued=False)
+        if not kept:
+            self._hand_ahead()
+        deadlock.resolve(self)
+
+    def _promote(self, kept: dict[str, dict[str, int]]) -> None:
+        while self._queued:
+            call = self._queued[0]
+            if call.queued and call.id in self.running:
+                grant = self.ledger.place(call.task.need, kept)
+                if grant is None:
+                    return
+                call.grant, call.queued = grant, False
+            self._queued.popleft()
+
+    def _hand_ahead(self) -> None:
+        while self.running and not self._special_count and not self.waits.blocked:
+            head = self.ready.head()
+            task = self.tasks[head[0]] if head is not None else None
+            if task is None or not _is_plain(task) or not self._estimates.allows(task.function, len(self._queued)):
+                return
+            self.ready.pop(task.id)
+            node = next(iter(self.running.values())).grant.node
+            self._queued.append(self._start(task, Grant(node, {}), queued=True))
+
+    def _start(self, task: Task, grant: Grant, *, queued: bool) -> Running:
+        task.state = State.RUNNING
+        task.attempts += 1
+        call = Running(next(self._numbers), task, grant, queued)
+        task.call = call.id
+        self.running[call.id] = call
+        self._special_count += not _is_plain(task)
+        self.actions.append(Start(call.id, task.id, task.attempts, grant, queued))
+        return call
+
+    def _make_ready(self, task: Task) -> None:
+        task.state = State.READY
+        self.ready.push(task.id, task.need, task.priority)
+
+    def _dependency_failed(self, task: Task, value: int, tag: Tag) -> None:
+        self._settle(task, DependencyFailed(value), Tag.CANCELLED if tag is Tag.CANCELLED else Tag.ERROR)
+
+    def _settle(self, task: Task, ending: Ending, tag: Tag) -> None:
+        self.ready.discard(task.id)
+        task.state = State.DONE
+        del self.tasks[task.id]
+        parent = self.tasks.get(task.parent) if task.parent is not None else None
+        if parent is not None:
+            parent.children.discard(task.id)
+        self.actions.append(Settle(task.id, ending, tag))
+        for value in range(task.id, task.id + task.values):
+            self.arrive(value, tag)
+
+    # How calls go on and end
+
+    def started(self, call_id: int) -> None:
+        """Learn that the body of a call has begun: its time runs."""
+        call = self.running.get(call_id)
+        if call is not None and call.task.timeout is not None and call.limit is None:
+            call.limit = self.timers.after(call.task.timeout, lambda: self._expire(call))
+
+    def _expire(self, call: Running) -> None:
+        if call.stop is Stop.NO:
+            call.stop, call.forced = Stop.TIMEOUT, True
+            self.actions.append(Halt(call.id, True))
+
+    def finished(self, call_id: int, tag: Tag, *, retryable: bool = False, duration: float = 0.0) -> None:
+        """Learn that a call has ended with an outcome."""
+        call = self._end_call(call_id)
+        if call is None:
+            return
+        self._estimates.note(call.task.function, duration)
+        if tag is Tag.CANCELLED or call.promised:
+            self._stopped_for_good(call)
+            return
+        self._answer(call, False)
+        if tag is Tag.ERROR and retryable:
+            self._retry_or_settle(call.task, Ended(call_id))
+        else:
+            self._settle(call.task, Ended(call_id), tag)
+
+    def refused(self, call_id: int) -> bool:
+        """Learn that a worker would not start; the call is handed out again.
+
+        Returns:
+            False if that happened too often.
+        """
+        call = self._end_call(call_id)
+        if call is None:
+            return True
+        call.task.refusals += 1
+        if call.task.refusals >= FREE_RESTARTS:
+            self._answer(call, False)
+            self._settle(call.task, Ended(call_id), Tag.ERROR)
+            return False
+        self._again(call)
+        return True
+
+    def lost(self, call_id: int, death: Death) -> None:
+        """Learn that the worker of a call has died."""
+        call = self._end_call(call_id)
+        if call is None:
+            return
+        if call.stop is not Stop.NO or call.promised:
+            self._stopped_for_good(call)
+        elif not death.started and call.task.refusals < FREE_RESTARTS:
+            call.task.refusals += 1
+            self._again(call)
+        elif call.task.retry_lost:
+            self._retry_or_settle(call.task, Died(death))
+        else:
+            self._settle(call.task, Died(death), Tag.ERROR)
+
+    def stopped(self, call_id: int, verdict: Verdict) -> None:
+        """Learn what became of an attempt to stop a call."""
+        call = self.running.get(call_id)
+        if call is None:
+            return
+        if verdict is Verdict.REVOKED:
+            self._end_call(call_id)
+            call.task.attempts -= 1
+            self._stopped_for_good(call)
+        else:
+            call.promised = call.promised or verdict is Verdict.DELIVERED
+            self._answer(call, call.promised)
+
+    def _end_call(self, call_id: int) -> Running | None:
+        call = self.running.pop(call_id, None)
+        if call is None:
+            return None
+        self.waits.abandon(call)
+        self.ledger.give_back(call.grant)
+        self._special_count -= not _is_plain(call.task)
+        if call.limit is not None:
+            self.timers.cancel(call.limit)
+        call.task.call = None
+        self.actions.append(Drop(call_id))
+        return call
+
+    def _stopped_for_good(self, call: Running) -> None:
+        self._answer(call, True)
+        ending = TimedOut(call.task.timeout or 0.0)
+        if call.stop is not Stop.TIMEOUT:
+            self._settle(call.task, Cancelled(), Tag.CANCELLED)
+        elif call.task.retry_timeout:
+            self._retry_or_settle(call.task, ending)
+        else:
+            self._settle(call.task, ending, Tag.ERROR)
+
+    def _answer(self, call: Running, value: bool) -> None:
+        self.actions += [Answer(token, value) for token in call.answers]
+        call.answers = []
+
+    # Cancelling
+
+    def cancel(self, task_id: int, *, force: bool, recursive: bool, token: object) -> None:
+        """Stop a task; ``Answer`` says whether that worked."""
+        task = self.tasks.get(task_id)
+        if task is None:
+            self.actions.append(Answer(token, False))
+            return
+        children = tuple(task.children) if recursive else ()
+        if task.call is None:
+            self._settle(task, Cancelled(), Tag.CANCELLED)
+            self.actions.append(Answer(token, True))
+        else:
+            self._cancel_call(self.running[task.call], force, token)
+        for child in children:
+            self.cancel(child, force=force, recursive=True, token=None)
+
+    def _cancel_call(self, call: Running, force: bool, token: object) -> None:
+        first = call.stop is not Stop.CANCEL
+        call.stop = Stop.CANCEL
+        if call.promised and not (force and not call.forced):
+            self.actions.append(Answer(token, True))
+            return
+        call.answers.append(token)
+        if force and not call.forced:
+            call.forced = True
+            self.actions.append(Halt(call.id, True))
+        elif first and not call.forced:
+            if self.waits.interrupt(call):
+                call.promised = True
+                self._answer(call, True)
+                return
+            self.actions.append(Halt(call.id, False))
+        self.timers.after(PATIENCE, lambda: self._promise(call))
+
+    def _promise(self, call: Running) -> None:
+        if call.id in self.running and call.answers:
+            call.promised = True
+            self._answer(call, True)
+
+    def fail_all(self, error: Stored) -> None:
+        """Settle everything with an error, because the backend is lost or broken."""
+        for call_id in tuple(self.running):
+            call = self._end_call(call_id)
+            if call is not None:
+                self._answer(call, False)
+        for task in tuple(self.tasks.values()):
+            if task.state is not State.DONE:
+                self._settle(task, Failed(error), Tag.ERROR)
+
+    # New attempts
+
+    def _again(self, call: Running) -> None:
+        call.task.attempts -= 1
+        self._make_ready(call.task)
+        if call.stop is Stop.CANCEL:
+            self._settle(call.task, Cancelled(), Tag.CANCELLED)
+            self._answer(call, True)
+
+    def _retry_or_settle(self, task: Task, ending: Ending) -> None:
+        if task.attempts > task.retries:
+            self._settle(task, ending, Tag.ERROR)
+            return
+        task.state = State.RESTING
+        if task.consult:
+            self.actions.append(Consult(task.id, ending))
+        else:
+            self.decided(task.id, None)
+
+    def decided(self, task_id: int, refusal: Ending | None) -> None:
+        """Learn that a task shall run again, or with which ending it shall not."""
+        task = self.tasks.get(task_id)
+        if task is None or task.state is not State.RESTING:
+            return
+        if refusal is not None:
+            self._settle(task, refusal, Tag.ERROR)
+            return
+        pause = min(BACKOFF * 2 ** (task.attempts - 1), BACKOFF_LIMIT)
+        self.timers.after(pause * (0.5 + self._random() / 2), lambda: self._wake(task))
+
+    def _wake(self, task: Task) -> None:
+        if task.state is State.RESTING:
+            self._make_ready(task)
+
+
+def _is_plain(task: Task) -> bool:
+    return task.timeout is None and task.need == _PLAIN
+
+
+_PLAIN = {SLOT: 1, "cpus": UNIT}

@@ -1,0 +1,218 @@
+"""What an executor and its futures stand on: a session, in the driver or in a running task.
+
+The driver's session is the runtime itself; a task's session asks the driver for everything. Both give the same
+answers, so that ``Executor`` and ``Future`` are the same classes on both sides.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from polyexec.errors import SpecificationError
+from polyexec.options import Resources, TaskOptions
+from polyexec.stored import Stored, Tag
+
+
+@attrs.frozen
+class Info:
+    """What runs the tasks, and who chose it (S15).
+
+    Attributes:
+        backend: name of the backend.
+        engine: the engine's name and version.
+        address: where the engine is; empty inside this process.
+        chosen_by: ``"argument"``, ``"POLYEXEC_BACKEND"`` or ``"default"``.
+        specification: what was asked for.
+        workers: number of cpus for tasks at the start.
+        dashboard: address of the engine's own dashboard, None if there is none.
+        start_seconds: how long ``connect`` took.
+    """
+
+    backend: str
+    engine: str
+    address: str
+    chosen_by: str
+    specification: str
+    workers: int
+    dashboard: str | None
+    start_seconds: float
+
+    def __str__(self) -> str:
+        where = f" at {self.address}" if self.address else ""
+        return f"backend {self.backend!r} ({self.engine}{where}), chosen by {self.chosen_by}"
+
+
+NO_INFO = Info("", "", "", "", "", 0, None, 0.0)
+"""Stands in until the engine is open."""
+
+
+@attrs.frozen
+class NodeInfo:
+    """A node as ``Executor.resources`` shows it."""
+
+    id: str
+    host: str
+    alive: bool
+    total: Resources
+    available: Resources
+    labels: Mapping[str, str]
+
+
+@attrs.frozen
+class ClusterResources:
+    """What there is and what is left, in all and by node (R4)."""
+
+    total: Resources
+    available: Resources
+    nodes: tuple[NodeInfo, ...]
+
+
+class Entry:
+    """One value that exists, or will: what a session knows about it, shared by all its Futures here.
+
+    ``tag`` is set once, after ``stored`` or ``handle`` and before anybody who waits is told; None means not yet. Who
+    waits first adds a waiter, then looks at ``tag``; so either the waiter is told, or it sees the tag.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "attempts",
+        "callbacks",
+        "count",
+        "handle",
+        "id",
+        "item",
+        "name",
+        "note",
+        "retrieved",
+        "running",
+        "stored",
+        "tag",
+        "task_id",
+        "waiters",
+    )
+
+    def __init__(self, entry_id: int, name: str, item: int | None = None) -> None:
+        self.id = entry_id
+        self.name = name
+        self.item = item
+        self.task_id = entry_id - (item or 0)
+        self.tag: Tag | None = None
+        self.stored: Stored | None = None
+        self.handle: object | None = None
+        self.note = ""
+        self.running = False
+        self.retrieved = False
+        self.attempts = 0
+        self.count = 0
+        self.waiters: list[Callable[[Entry], None]] = []
+        self.callbacks: list[Callable[[], None]] = []
+
+
+class Session(ABC):
+    """The few things from which the public classes are built. All methods are thread-safe.
+
+    Attributes:
+        executor_id: the same in the driver and in all tasks.
+    """
+
+    executor_id: str
+
+    @property
+    @abstractmethod
+    def info(self) -> Info:
+        """What the executor shows."""
+
+    @abstractmethod
+    def submit(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> list[Entry]:
+        """Take a task, and give the entries of its values."""
+
+    @abstractmethod
+    def put(self, value: Any) -> Entry:
+        """Store a value."""
+
+    @abstractmethod
+    def wait(self, entries: Sequence[Entry], count: int, timeout: float | None) -> None:
+        """Block until so many distinct entries have their tag set, or until the time is over."""
+
+    @abstractmethod
+    def fetch(self, entry: Entry) -> Stored:
+        """Give the bytes of an entry whose tag is set. May block."""
+
+    @abstractmethod
+    def refresh(self, entry: Entry) -> None:
+        """Bring ``tag``, ``running`` and ``attempts`` up to date."""
+
+    @abstractmethod
+    def cancel(self, entry: Entry, *, force: bool, recursive: bool) -> bool:
+        """Stop the task that makes an entry, and tell whether that worked. Blocks for about a second at most."""
+
+    @abstractmethod
+    def completed(self, entries: Sequence[Entry], timeout: float | None) -> Iterator[Entry]:
+        """Give distinct entries as their tags are set; raise ``TimeoutError`` when the time is over."""
+
+    @abstractmethod
+    def subscribe(self, entry: Entry, callback: Callable[[], None]) -> None:
+        """Run user code once the tag is set, in some thread; in this one, now, if it is set already."""
+
+    @abstractmethod
+    def resources(self) -> ClusterResources:
+        """Give what there is and what is left."""
+
+    @abstractmethod
+    def pin(self, entry_id: int, name: str, item: int | None) -> Entry:
+        """Give the entry of a value for one more Future."""
+
+    @abstractmethod
+    def adopt(self, entry: Entry) -> Entry:
+        """Give this session's own entry for one of another session of the same executor."""
+
+    @abstractmethod
+    def release(self, entry: Entry) -> None:
+        """Learn that a Future is gone. Never blocks, takes no lock: it may run inside any other code."""
+
+    @abstractmethod
+    def close(self, *, cancel_pending: bool) -> None:
+        """End the session."""
+
+
+current_session: contextvars.ContextVar[Session | None] = contextvars.ContextVar("polyexec_session", default=None)
+"""The session of the task that runs in this context."""
+
+process_session: list[Session] = []
+"""The sessions of tasks that have a process for themselves, so that their own threads find it too."""
+
+drivers: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
+"""The drivers' sessions of this process by executor id."""
+
+
+def task_session() -> Session | None:
+    """Give the session of the task that runs here, None outside of tasks."""
+    session = current_session.get()
+    if session is None and process_session:
+        return process_session[-1]
+    return session
+
+
+def session_for(executor_id: str) -> Session:
+    """Find the session through which a Future of an executor is usable here.
+
+    Raises:
+        SpecificationError: it belongs to an executor that does not exist here.
+    """
+    session = task_session()
+    if session is not None and session.executor_id == executor_id:
+        return session
+    driver = drivers.get(executor_id)
+    if driver is None:
+        raise SpecificationError("this Future belongs to another executor, which cannot be reached from here")
+    return driver
+

@@ -1,0 +1,322 @@
+"""What the author of a backend imports.
+
+A backend runs calls in workers. It decides nothing: which call starts when, on which node and with which resources,
+what is retried, cancelled or refused, all that is the core's, so that it is the same everywhere. A backend derives
+from ``Backend``, reports to the ``Host`` that it is given, and on its workers calls ``polyexec.envelope.run``.
+
+Threads: the core calls ``submit``, ``cancel``, ``reply``, ``free``, ``blocked`` and ``resumed`` from one thread of
+its own, one at a time, and they must not block. ``put`` and ``get`` may be called from any thread, at the same time,
+and may block. All methods of ``Host`` may be called from any thread, and return at once.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import attrs
+
+from polyexec.options import Resources
+from polyexec.stored import Buffer, Head, Outcome, Stored, Tag
+
+__all__ = [
+    "Backend",
+    "Buffer",
+    "Call",
+    "Capabilities",
+    "Death",
+    "Deviation",
+    "EngineInfo",
+    "Head",
+    "Host",
+    "Lease",
+    "Node",
+    "Outcome",
+    "Stored",
+    "Tag",
+    "Value",
+    "Verdict",
+]
+
+
+@attrs.frozen
+class Deviation:
+    """A clause of the contract that a backend does not keep, declared.
+
+    Attributes:
+        clause: the clause, for example ``"C3"``.
+        reason: why the engine cannot keep it, even with the core's help.
+        instead: what happens instead, in one sentence; the conformance suite checks it.
+    """
+
+    clause: str
+    reason: str
+    instead: str
+
+
+@attrs.frozen
+class Capabilities:
+    """What a backend does, as data. The core and the conformance suite read these, never a backend's name.
+
+    Attributes:
+        inline: a call runs in the thread that submitted it, before ``submit`` returns.
+        processes: tasks run in processes of their own, which may die without harm to others.
+        shares_arguments: tasks get the very argument objects of the caller.
+        assigns_gpus: the engine itself sets ``CUDA_VISIBLE_DEVICES``.
+        queues_calls: calls may be handed over before a worker is free, and start in order.
+        remote: workers may be on other machines.
+    """
+
+    inline: bool = False
+    processes: bool = True
+    shares_arguments: bool = False
+    assigns_gpus: bool = False
+    queues_calls: bool = False
+    remote: bool = False
+
+
+@attrs.frozen
+class EngineInfo:
+    """What a backend tells about the engine that it has opened.
+
+    Attributes:
+        engine: the engine's name and version, for example ``"ray 2.60.0"``.
+        address: where it is; empty for engines inside this process.
+        dashboard: address of the engine's own dashboard, None if there is none.
+    """
+
+    engine: str
+    address: str = ""
+    dashboard: str | None = None
+
+
+@attrs.frozen
+class Node:
+    """A machine, or a part of one, on which calls run.
+
+    Attributes:
+        id: the engine's name for it.
+        host: name of the machine.
+        total: what it has.
+        slots: number of calls that may run there at the same time, those that hold no cpu among them; None if the
+            resources alone are the limit.
+        alive: False once it is lost.
+        labels: names and values that tasks may ask for.
+    """
+
+    id: str
+    host: str
+    total: Resources
+    slots: int | None = None
+    alive: bool = True
+    labels: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Lease:
+    """What a call holds, and where.
+
+    Attributes:
+        node: id of the node on which it must run.
+        held: the amounts.
+        gpu_ids: indices of the accelerators that it may use on that node.
+    """
+
+    node: str
+    held: Resources
+    gpu_ids: tuple[int, ...] = ()
+
+
+@attrs.frozen(eq=False)
+class Value:
+    """A serialised value that a call or a reply needs, here or in the engine's keeping; one of the two is set."""
+
+    stored: Stored | None = None
+    handle: object | None = None
+
+
+@attrs.frozen(eq=False)
+class Call:
+    """One attempt to run one task.
+
+    Attributes:
+        id: unique in this executor; a new attempt has a new id.
+        task_id: the same for all attempts of a task.
+        name: the task's name, to be shown in the engine's own tools.
+        head: bytes for ``polyexec.envelope.run``: what changes from attempt to attempt.
+        body: function and arguments, serialised once per task.
+        values: what the arguments refer to, in the order in which ``polyexec.envelope.run`` wants it.
+        lease: what it holds and where it runs; amounts that change while a call is queued are those at its start.
+        env: environment variables that must be set before the process that runs it imports anything; the envelope
+            sets them in any case.
+        shared: function, args and kwargs as the caller gave them, if the backend shares arguments; else None.
+        lane: where the submitting thread waits for work, if the backend runs calls inline; see ``polyexec.lanes``.
+        queued: the call was handed over before its resources were free; the engine starts it when a worker is free.
+    """
+
+    id: int
+    task_id: int
+    name: str
+    head: bytes
+    body: Stored
+    values: Sequence[Value]
+    lease: Lease
+    env: Mapping[str, str] = attrs.field(factory=dict)
+    shared: tuple[Any, ...] | None = None
+    lane: int | None = None
+    queued: bool = False
+
+
+@attrs.frozen
+class Death:
+    """How a worker died.
+
+    Attributes:
+        host: name of the machine.
+        pid: its process id, None if unknown.
+        signal: number of the signal that ended it, None if none or unknown.
+        exit_code: its exit status, None if a signal ended it or if unknown.
+        cause: the likely cause in words, empty if nothing is known.
+        started: whether the body of the call had started; when in doubt, True. A call that had not started is
+            simply handed out again.
+    """
+
+    host: str
+    pid: int | None = None
+    signal: int | None = None
+    exit_code: int | None = None
+    cause: str = ""
+    started: bool = True
+
+
+class Verdict(enum.Enum):
+    """What became of an attempt to stop a call."""
+
+    REVOKED = "revoked"
+    """It had not started, and never will. Nothing more is reported about it."""
+    DELIVERED = "delivered"
+    """An exception is raised in its body, or its worker is being killed. Its end is reported as usual."""
+    LATE = "late"
+    """Its body had ended already. Its end is reported as usual."""
+
+
+class Host(Protocol):
+    """What a backend may tell and ask the core. Thread-safe; every method returns at once.
+
+    Attributes:
+        executor_id: unique text for the executor; a backend may use it in names of its own.
+        setup: bytes for ``polyexec.envelope``, the same for all workers of the executor.
+    """
+
+    executor_id: str
+    setup: bytes
+
+    def started(self, call_id: int) -> None:
+        """Say that the body of a call is about to start."""
+
+    def finished(self, call_id: int, outcome: Outcome) -> None:
+        """Say that a call has ended with an outcome, and that its worker is free."""
+
+    def lost(self, call_id: int, death: Death) -> None:
+        """Say that the worker of a call has died before the call ended."""
+
+    def stopped(self, call_id: int, verdict: Verdict) -> None:
+        """Answer a ``cancel``."""
+
+    def request(self, request_id: object, call_id: int, message: Stored) -> None:
+        """Pass on what a running call asks of the executor; ``Backend.reply`` brings the answer."""
+
+    def nodes_changed(self) -> None:
+        """Say that ``nodes`` gives something else now."""
+
+    def broken(self, error: BaseException) -> None:
+        """Say that the engine is lost or cannot start workers; all pending calls fail with this error."""
+
+
+class Backend(ABC):
+    """An engine under the executor.
+
+    Attributes:
+        Config: attrs class whose fields are the keys of a specification; every field has a default and a converter
+            that raises ``ValueError`` for a bad value. ``polyexec.config`` has converters and a base class.
+        capabilities: what the backend does.
+        deviations: the clauses that it does not keep.
+    """
+
+    Config: ClassVar[type[Any]]
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    deviations: ClassVar[tuple[Deviation, ...]] = ()
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def open(self, host: Host) -> EngineInfo:
+        """Start the engine, or connect to it. Blocks; must raise ``BackendBroken`` or ``BackendLost`` if it cannot."""
+
+    @abstractmethod
+    def close(self, *, kill: bool) -> None:
+        """Stop what ``open`` started and leave nothing. Blocks; no call runs any more unless ``kill`` is set."""
+
+    @abstractmethod
+    def nodes(self) -> Sequence[Node]:
+        """Give the nodes as they are now. Must not block."""
+
+    @abstractmethod
+    def submit(self, call: Call) -> None:
+        """Run a call on the node of its lease. Its end must be reported once: finished, lost or revoked."""
+
+    @abstractmethod
+    def cancel(self, call_id: int, *, force: bool) -> None:
+        """Stop a call; must be answered by ``Host.stopped``.
+
+        Without ``force`` the body gets an ``Interrupted``. With ``force`` the worker is killed, whatever it does, and
+        no other call is harmed. A call that has not started is revoked in either case.
+        """
+
+    @abstractmethod
+    def reply(self, request_id: object, message: bytes, values: Sequence[Value]) -> None:
+        """Answer a request: let ``Uplink.request`` return the message and the values."""
+
+    def put(self, stored: Stored) -> object | None:
+        """Give a value to the engine to keep, so that it moves at most once to each node.
+
+        Returns:
+            A handle for ``get``, ``free`` and ``Value``, or None if the core shall keep the value.
+        """
+        return None
+
+    def get(self, handle: object) -> Stored:
+        """Bring a value that the engine keeps. Raises ``ObjectLost`` or ``BackendLost``."""
+        raise LookupError(handle)
+
+    def free(self, handle: object) -> None:
+        """Let the engine forget a value."""
+        return None
+
+    def blocked(self, call_id: int) -> None:
+        """Learn that a running call waits for others, and holds neither cpu nor slot meanwhile."""
+        return None
+
+    def resumed(self, call_id: int) -> None:
+        """Learn that such a call goes on. Precedes the ``reply``."""
+        return None
+
+
+class Uplink(Protocol):
+    """How a running call reaches the executor; a backend implements it on its workers."""
+
+    def request(self, message: Stored) -> tuple[bytes, Sequence[Stored]]:
+        """Send a message, wait for its reply, and give the reply's message and values. Thread-safe."""
+
+
+class Interrupts(Protocol):
+    """How a running body is interrupted; ``polyexec.interrupts`` has implementations."""
+
+    def begin(self, call_id: int) -> None:
+        """Note that the body of a call runs in this thread from now on; may raise ``Interrupted`` at once."""
+
+    def end(self, call_id: int) -> bool:
+        """Note that it has ended, and say whether it was interrupted; after this nothing is raised in this thread."""

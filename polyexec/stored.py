@@ -1,0 +1,122 @@
+"""Serialised values as they travel: a pickle with its out-of-band buffers, and the head of an outcome."""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import attrs
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+@attrs.frozen(eq=False)
+class Stored:
+    """A serialised value. Backends move it and never look inside.
+
+    Attributes:
+        data: the pickle, after the head if this is an outcome.
+        buffers: the out-of-band buffers of pickle protocol 5, contiguous bytes, in order. Whoever receives them may
+            be given any bytes-like object; read-only ones make read-only arrays.
+    """
+
+    data: bytes
+    buffers: Sequence[Buffer] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, buffers included."""
+        return len(self.data) + sum(memoryview(buffer).nbytes for buffer in self.buffers)
+
+
+class Tag(enum.IntEnum):
+    """What an outcome is."""
+
+    VALUE = 0
+    ERROR = 1
+    CANCELLED = 2
+    BROKEN = 3
+
+
+class Flag(enum.IntFlag):
+    """What the driver must know about an outcome without deserialising it."""
+
+    NONE = 0
+    RETRYABLE = 1
+
+
+_HEAD = struct.Struct("<2sBBIdI")
+_MAGIC = b"px"
+
+
+@attrs.frozen
+class Head:
+    """The part of an outcome that the driver reads.
+
+    Attributes:
+        tag: what the outcome is.
+        flags: see ``Flag``.
+        duration: seconds that the body ran.
+        references: ids of the Futures inside the value.
+        summary: one line about an error, for logs.
+    """
+
+    tag: Tag = Tag.VALUE
+    flags: Flag = Flag.NONE
+    duration: float = 0.0
+    references: tuple[int, ...] = ()
+    summary: str = ""
+
+    def encode(self) -> bytes:
+        """Give the bytes that stand before the pickle."""
+        summary = self.summary.encode("utf-8", "replace")
+        count = len(self.references)
+        head = _HEAD.pack(_MAGIC, self.tag, self.flags, count, self.duration, len(summary))
+        return head + struct.pack(f"<{count}Q", *self.references) + summary
+
+    @staticmethod
+    def decode(data: bytes) -> tuple[Head, int]:
+        """Read the head of an outcome.
+
+        Args:
+            data: an outcome's ``Stored.data``, or its first bytes.
+
+        Returns:
+            The head, and the offset at which the pickle begins.
+
+        Raises:
+            ValueError: these are not the bytes of an outcome.
+        """
+        if len(data) < _HEAD.size or data[:2] != _MAGIC:
+            raise ValueError("not the bytes of an outcome")
+        _, tag, flags, count, duration, length = _HEAD.unpack_from(data)
+        offset = _HEAD.size
+        references = struct.unpack_from(f"<{count}Q", data, offset) if count else ()
+        offset += 8 * count
+        summary = str(data[offset : offset + length], "utf-8", "replace") if length else ""
+        return Head(_TAGS[tag], Flag(flags) if flags else Flag.NONE, duration, references, summary), offset + length
+
+
+_TAGS = tuple(Tag)
+
+
+@attrs.frozen(eq=False)
+class Outcome:
+    """How a call ended, as a backend reports it.
+
+    Attributes:
+        head: the first bytes of the outcome's data, its head at least.
+        stored: the outcome itself, or None if the engine keeps it.
+        handle: what the backend gets it back by, if the engine keeps it.
+    """
+
+    head: bytes
+    stored: Stored | None = None
+    handle: object | None = None
+
+    @staticmethod
+    def of(stored: Stored) -> Outcome:
+        """Wrap an outcome that is here."""
+        return Outcome(stored.data, stored)

@@ -1,0 +1,90 @@
+"""What a task finds around it: environment variables and the size of thread pools.
+
+``_overlays`` is guarded by ``_lock``; no user code runs while it is held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+
+import threadpoolctl
+
+from polyexec.wire import Attempt
+
+POOL_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+_lock = threading.Lock()
+_overlays: dict[str, list[tuple[int, str]]] = {}
+_originals: dict[str, str | None] = {}
+_pool_size: int | None = None
+
+
+@contextlib.contextmanager
+def surroundings(attempt: Attempt, *, exclusive: bool, own_process: bool) -> Iterator[None]:
+    """Set variables and pools for a task, and put the variables back after it.
+
+    Args:
+        attempt: the attempt to run the task.
+        exclusive: no other task runs in the process; else pools stay as they are, because all tasks share them.
+        own_process: the process is for tasks alone, so that pools need not be put back.
+    """
+    variables = dict.fromkeys(POOL_VARIABLES, str(attempt.threads)) if exclusive else {}
+    if attempt.gpu_ids is not None:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, attempt.gpu_ids))
+    variables |= attempt.env
+    size = _pool_size_for(attempt) if exclusive else None
+    if own_process:
+        _size_pools(size)
+    with contextlib.nullcontext() if own_process or size is None else threadpoolctl.threadpool_limits(size):
+        _push(attempt.call_id, variables)
+        try:
+            yield
+        finally:
+            _pop(attempt.call_id, variables)
+
+
+def _pool_size_for(attempt: Attempt) -> int | None:
+    wanted = attempt.env.get("OMP_NUM_THREADS", str(attempt.threads))
+    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else None
+
+
+def _push(call_id: int, variables: Mapping[str, str]) -> None:
+    with _lock:
+        for name, value in variables.items():
+            layers = _overlays.setdefault(name, [])
+            if not layers:
+                _originals[name] = os.environ.get(name)
+            layers.append((call_id, value))
+            if os.environ.get(name) != value:
+                os.environ[name] = value
+
+
+def _pop(call_id: int, variables: Mapping[str, str]) -> None:
+    with _lock:
+        for name in variables:
+            layers = [layer for layer in _overlays.get(name, ()) if layer[0] != call_id]
+            _overlays[name] = layers
+            value = layers[-1][1] if layers else _originals.get(name)
+            if value is None:
+                os.environ.pop(name, None)
+            elif os.environ.get(name) != value:
+                os.environ[name] = value
+
+
+def _size_pools(size: int | None) -> None:
+    """Size the pools of libraries that are loaded already; those loaded later read the variables."""
+    global _pool_size
+    if size is None or size == _pool_size:
+        return
+    threadpoolctl.threadpool_limits(size)
+    _pool_size = size

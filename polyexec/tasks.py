@@ -1,0 +1,32 @@
+"""What the runtime keeps of a task that the scheduler need not know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from polyexec.session import Entry
+from polyexec.stored import Outcome, Stored
+from polyexec.wire import TaskSpec
+
+
+@attrs.define(eq=False)
+class TaskData:
+    """What the loop keeps of a task until it is settled.
+
+    Attributes:
+        spec: what was asked for.
+        body: function and arguments.
+        shared: the same, as the caller gave them, if the backend shares arguments.
+        entries: its values.
+        lane: where its submitter serves, None if it does not.
+        last: the latest outcome of an attempt.
+    """
+
+    spec: TaskSpec
+    body: Stored
+    shared: tuple[Any, ...] | None
+    entries: list[Entry]
+    lane: int | None = None
+    last: Outcome | None = None

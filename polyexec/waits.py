@@ -1,0 +1,153 @@
+"""Waits of running calls: what they lend while they are blocked, and when they go on.
+
+A call that waits lends its cpus and its slot; before its last wait is answered it gets them back, ahead of all tasks
+that are ready. A part of the scheduler, under the same rules: events in, actions out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
+
+from polyexec.ledger import LENT, Grant, Ledger
+from polyexec.records import Action, EndWait, Lend, Resume, Running, Stop, Wait, Wake
+from polyexec.timers import Timers
+
+
+class _Scheduler(Protocol):
+    actions: list[Action]
+    ledger: Ledger
+    timers: Timers
+    running: dict[int, Running]
+
+    def has(self, value: int) -> bool: ...
+
+
+class Waits:
+    """Keeps the waits of all running calls.
+
+    Args:
+        scheduler: what it is a part of.
+    """
+
+    def __init__(self, scheduler: _Scheduler) -> None:
+        self._scheduler = scheduler
+        self._waits: dict[int, Wait] = {}
+        self._by_value: dict[int, list[Wait]] = {}
+        self._resuming: dict[int, list[Action]] = {}
+        self.blocked: dict[int, Running] = {}
+
+    def __getitem__(self, wait_id: int) -> Wait:
+        return self._waits[wait_id]
+
+    def add(self, wait: Wait, timeout: float | None) -> None:
+        """Take a new wait; it may end at once."""
+        call = self._scheduler.running.get(wait.call)
+        self._waits[wait.id] = wait
+        if call is None or (wait.main and call.stop is Stop.CANCEL and not call.forced):
+            self._finish(wait, Wake.INTERRUPTED)
+        elif wait.needed <= 0:
+            self._finish(wait, Wake.READY)
+        elif timeout is not None and timeout <= 0:
+            self._finish(wait, Wake.TIMEOUT)
+        else:
+            self._block(call, wait, timeout)
+
+    def _block(self, call: Running, wait: Wait, timeout: float | None) -> None:
+        for value in wait.missing:
+            self._by_value.setdefault(value, []).append(wait)
+        call.waits.add(wait.id)
+        if timeout is not None:
+            wait.limit = self._scheduler.timers.after(timeout, lambda: self.end(wait, Wake.TIMEOUT))
+        if call.id in self.blocked:
+            # It was about to go on, but another of its threads waits again.
+            self._scheduler.actions += self._resuming.pop(call.id, [])
+            return
+        self.blocked[call.id] = call
+        lent = {name: amount for name, amount in call.grant.need.items() if name in LENT}
+        rest = {name: amount for name, amount in call.grant.need.items() if name not in LENT}
+        self._scheduler.ledger.give_back(Grant(call.grant.node, lent))
+        call.grant = Grant(call.grant.node, rest, call.grant.gpus)
+        self._scheduler.actions.append(Lend(call.id))
+
+    def arrive(self, value: int) -> None:
+        """Learn that a value is there."""
+        for wait in self._by_value.pop(value, ()):
+            wait.missing.discard(value)
+            wait.needed -= 1
+            if wait.needed == 0:
+                self.end(wait, Wake.READY)
+
+    def end(self, wait: Wait, wake: Wake) -> None:
+        """End a wait; its call goes on once it has back what it lent, or at once if it was interrupted."""
+        call = self._scheduler.running.get(wait.call)
+        self._finish(wait, wake)
+        if call is None or call.waits or call.id not in self.blocked:
+            return
+        self._resuming[call.id] = [self._scheduler.actions.pop()]
+        if wake is Wake.INTERRUPTED:
+            self._go_on(call)
+
+    def _finish(self, wait: Wait, wake: Wake) -> None:
+        del self._waits[wait.id]
+        if wait.limit is not None:
+            self._scheduler.timers.cancel(wait.limit)
+        for value in wait.missing:
+            others = self._by_value.get(value, [])
+            if wait in others:
+                others.remove(wait)
+            if not others:
+                self._by_value.pop(value, None)
+        call = self._scheduler.running.get(wait.call)
+        if call is not None:
+            call.waits.discard(wait.id)
+        self._scheduler.actions.append(EndWait(wait.id, wake))
+
+    def interrupt(self, call: Running) -> bool:
+        """End the waits of a call's own thread, if it has any; say whether it had."""
+        own = [self._waits[wait_id] for wait_id in call.waits if self._waits[wait_id].main]
+        for wait in own:
+            self.end(wait, Wake.INTERRUPTED)
+        return bool(own)
+
+    def abandon(self, call: Running) -> None:
+        """Forget the waits of a call that has ended."""
+        for wait_id in tuple(call.waits):
+            self._finish(self._waits[wait_id], Wake.INTERRUPTED)
+        self._scheduler.actions += self._resuming.pop(call.id, [])
+        self.blocked.pop(call.id, None)
+
+    def resume(self) -> None:
+        """Let calls go on for which there is room again, in the order in which their waits ended."""
+        for call_id in tuple(self._resuming):
+            call = self.blocked[call_id]
+            if self._scheduler.ledger.fits_on(call.grant.node, self._missing(call), {}):
+                self._go_on(call)
+
+    def _go_on(self, call: Running) -> None:
+        taken = self._scheduler.ledger.take_on(call.grant.node, self._missing(call))
+        call.grant = Grant(call.grant.node, {**call.grant.need, **taken.need}, {**call.grant.gpus, **taken.gpus})
+        del self.blocked[call.id]
+        self._scheduler.actions.append(Resume(call.id))
+        self._scheduler.actions += self._resuming.pop(call.id, [])
+
+    @staticmethod
+    def _missing(call: Running) -> Mapping[str, int]:
+        return {name: amount for name, amount in call.task.need.items() if name not in call.grant.need}
+
+    def kept(self) -> dict[str, dict[str, int]]:
+        """Give what must be left for calls that are about to go on, by node."""
+        kept: dict[str, dict[str, int]] = {}
+        for call_id in self._resuming:
+            call = self.blocked[call_id]
+            here = kept.setdefault(call.grant.node, {})
+            for name, amount in self._missing(call).items():
+                here[name] = here.get(name, 0) + amount
+        return kept
+
+    def stuck(self) -> Iterable[tuple[Running, Collection[Wait]]]:
+        """Give the blocked calls with waits that nothing but the arrival of values can end."""
+        for call in self.blocked.values():
+            waits = [self._waits[wait_id] for wait_id in call.waits]
+            if waits and all(wait.limit is None for wait in waits):
+                yield call, waits
