@@ -11,35 +11,41 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
+from attrs.converters import optional
 
 from polyexec.options import Resources, parse_bytes
 
 
-def integer(least: int) -> Callable[[Any], int]:
-    """Make a converter for integers.
+def integer(value: Any, least: int) -> int:
+    """Turn a text or an integer into an integer.
 
     Args:
+        value: the text or integer.
         least: the smallest valid value.
 
     Returns:
-        A function that turns a text or an integer into an integer.
+        The integer.
+
+    Raises:
+        ValueError: it is none, or too small.
     """
-
-    def convert(value: Any) -> int:
-        try:
-            number = int(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
-        except ValueError:
-            number = None
-        if number is None or number < least:
-            raise ValueError(f"{value!r} is not an integer of at least {least}")
-        return number
-
-    return convert
+    try:
+        number = int(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
+    except ValueError:
+        number = None
+    if number is None or number < least:
+        raise ValueError(f"{value!r} is not an integer of at least {least}")
+    return number
 
 
-def optional(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Make a converter that lets None pass."""
-    return lambda value: None if value is None else convert(value)
+def positive(value: Any) -> int:
+    """Turn a text or an integer into an integer of at least 1."""
+    return integer(value, 1)
+
+
+def count(value: Any) -> int:
+    """Turn a text or an integer into an integer of at least 0."""
+    return integer(value, 0)
 
 
 def seconds(value: Any) -> float:
@@ -107,6 +113,7 @@ class ImportedFunction:
     path: str
 
     def __call__(self) -> object:
+        """Import the function and call it."""
         module, _, name = self.path.partition(":")
         return getattr(importlib.import_module(module), name)()
 
@@ -124,8 +131,8 @@ class LocalClusterConfig:
         start_timeout: seconds that a worker may take to start.
     """
 
-    workers: int | None = attrs.field(default=None, converter=optional(integer(1)))
-    gpus: int = attrs.field(default=0, converter=integer(0))
+    workers: int | None = attrs.field(default=None, converter=optional(positive))
+    gpus: int = attrs.field(default=0, converter=count)
     memory: int | None = attrs.field(default=None, converter=optional(parse_bytes))
     resources: Mapping[str, float] = attrs.field(factory=dict, converter=amounts)
     initializer: Callable[[], object] | None = attrs.field(default=None, converter=optional(function))

@@ -43,9 +43,7 @@ def _worth_looking(scheduler: Scheduler) -> bool:
     )
 
 
-def _victim(
-    scheduler: Scheduler, hopeless: list[tuple[Running, Collection[Wait]]]
-) -> tuple[Running, Collection[Wait]]:
+def _victim(scheduler: Scheduler, hopeless: list[tuple[Running, Collection[Wait]]]) -> tuple[Running, Collection[Wait]]:
     """Prefer a call that waits for a task that cannot start; else the one that started last."""
 
     def waits_for_unstarted(item: tuple[Running, Collection[Wait]]) -> bool:

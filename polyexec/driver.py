@@ -178,9 +178,7 @@ class DriverSession(Session):
             return False
         answer: SimpleQueue[bool] = SimpleQueue()
         runtime = self._runtime
-        runtime.post(
-            lambda: runtime.scheduler.cancel(entry.task_id, force=force, recursive=recursive, token=answer)
-        )
+        runtime.post(lambda: runtime.scheduler.cancel(entry.task_id, force=force, recursive=recursive, token=answer))
         return answer.get()
 
     def subscribe(self, entry: Entry, callback: Callable[[], None]) -> None:

@@ -104,7 +104,9 @@ def _prepare(setup: bytes) -> _Prepared:
 
 def _broken(error: BaseException) -> BackendBroken:
     where = f"process {os.getpid()} on {socket.gethostname()}"
-    broken = BackendBroken(f"a worker cannot start, its initializer failed in {where}: {type(error).__name__}: {outcome.text_of(error)}")
+    broken = BackendBroken(
+        f"a worker cannot start, its initializer failed in {where}: {type(error).__name__}: {outcome.text_of(error)}"
+    )
     broken.__cause__ = error
     return broken
 

@@ -24,7 +24,9 @@ class Executor:
     tasks; if an exception leaves the block it cancels them.
     """
 
-    def __init__(self, session: Session, options: TaskOptions = DEFAULT_OPTIONS, *, chosen: frozenset[str] = frozenset()):
+    def __init__(
+        self, session: Session, options: TaskOptions = DEFAULT_OPTIONS, *, chosen: frozenset[str] = frozenset()
+    ):
         self._session = session
         self._options = options
         self._chosen = chosen

@@ -17,6 +17,7 @@ UNIT = 10_000
 SLOT = "slot"
 LENT = ("cpus", SLOT)
 _UNLIMITED = 1 << 62
+_NOTHING: Mapping[str, int] = {}
 
 Need: TypeAlias = Mapping[str, int]
 
@@ -145,12 +146,12 @@ class Ledger:
         Returns:
             The grant, or None if no node has room now.
         """
-        best: _NodeState | None = None
-        for state in self._nodes.values():
-            if state.node.alive and state.fits(need, kept.get(state.node.id, {})):
-                if best is None or state.available.get("cpus", 0) > best.available.get("cpus", 0):
-                    best = state
-        return best.take(need) if best is not None else None
+        fitting = [
+            state
+            for state in self._nodes.values()
+            if state.node.alive and state.fits(need, kept.get(state.node.id, _NOTHING))
+        ]
+        return max(fitting, key=lambda state: state.available.get("cpus", 0)).take(need) if fitting else None
 
     def fits_on(self, node_id: str, need: Need, kept: Need) -> bool:
         """Say whether a node has room now."""

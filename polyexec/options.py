@@ -30,21 +30,28 @@ def parse_bytes(value: int | float | str) -> int:
     if isinstance(value, bool):
         raise SpecificationError(f"{value!r} is not a size in bytes")
     if isinstance(value, (int, float)):
-        return _not_negative(int(value), "a size in bytes")
+        return int(_not_negative(value, "a size in bytes"))
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
     if match is None or match[2].upper() not in _UNITS:
         raise SpecificationError(f"{value!r} is not a size: use a number of bytes, or for example '500MB' or '2GiB'")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def _not_negative(value: Any, what: str) -> Any:
+def _not_negative(value: Any, what: str) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
         raise SpecificationError(f"{value!r} is not {what}: use a finite number that is not negative")
     return value
 
 
-def _amount(name: str) -> Callable[[Any], Any]:
-    return lambda value: _not_negative(value, f"an amount of {name}")
+def _cpus(value: Any) -> float:
+    return _not_negative(value, "an amount of cpus")
+
+
+def _gpus(value: Any) -> float:
+    amount = _not_negative(value, "an amount of gpus")
+    if amount > 1 and amount != int(amount):
+        raise SpecificationError(f"gpus={amount!r}: more than one accelerator must be a whole number of them")
+    return amount
 
 
 def _custom(value: Mapping[str, float]) -> dict[str, float]:
@@ -69,8 +76,8 @@ class Resources:
         custom: amounts of resources that the cluster's owner has named.
     """
 
-    cpus: float = attrs.field(default=0, converter=_amount("cpus"))
-    gpus: float = attrs.field(default=0, converter=_amount("gpus"))
+    cpus: float = attrs.field(default=0, converter=_cpus)
+    gpus: float = attrs.field(default=0, converter=_gpus)
     memory: int = attrs.field(default=0, converter=parse_bytes)
     custom: Mapping[str, float] = attrs.field(factory=dict, converter=_custom)
 
@@ -85,13 +92,24 @@ def _optional_seconds(value: float | None) -> float | None:
     return None if value is None else float(_not_negative(value, "a number of seconds"))
 
 
-def _count(least: int, name: str) -> Callable[[Any], int]:
-    def convert(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise SpecificationError(f"{name}= takes an integer of at least {least}, not {value!r}")
-        return value
+def _retries(value: Any) -> int:
+    return _integer("retries", value, 0)
 
-    return convert
+
+def _num_returns(value: Any) -> int:
+    return _integer("num_returns", value, 1)
+
+
+def _integer(name: str, value: Any, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise SpecificationError(f"{name}= takes an integer of at least {least}, not {value!r}")
+    return value
+
+
+def _priority(value: Any) -> float:
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise SpecificationError(f"priority= takes a finite number, not {value!r}")
+    return value
 
 
 def _exception_types(value: Any) -> tuple[type[BaseException], ...]:
@@ -149,20 +167,20 @@ class TaskOptions:
         infeasible: ``"error"``, or ``"wait"`` for a cluster that grows.
     """
 
-    cpus: float = attrs.field(default=1, converter=_amount("cpus"))
-    gpus: float = attrs.field(default=0, converter=_amount("gpus"))
+    cpus: float = attrs.field(default=1, converter=_cpus)
+    gpus: float = attrs.field(default=0, converter=_gpus)
     memory: int = attrs.field(default=0, converter=parse_bytes)
     resources: Mapping[str, float] = attrs.field(factory=dict, converter=_custom)
     name: str | None = attrs.field(default=None, converter=_name)
-    retries: int = attrs.field(default=0, converter=_count(0, "retries"))
+    retries: int = attrs.field(default=0, converter=_retries)
     retry_on: tuple[type[BaseException], ...] = attrs.field(default=(), converter=_exception_types)
     retry: Callable[[BaseException, int, TaskOptions], TaskOptions | None] | None = attrs.field(
         default=None, converter=_callable_or_none
     )
     timeout: float | None = attrs.field(default=None, converter=_optional_seconds)
     env: Mapping[str, str] = attrs.field(factory=dict, converter=_environment)
-    num_returns: int = attrs.field(default=1, converter=_count(1, "num_returns"))
-    priority: float = attrs.field(default=0)
+    num_returns: int = attrs.field(default=1, converter=_num_returns)
+    priority: float = attrs.field(default=0, converter=_priority)
     infeasible: str = attrs.field(default="error", converter=_infeasible)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import traceback
 from collections.abc import Sequence
 from types import TracebackType
@@ -120,7 +121,7 @@ def decode_error(stored: Stored) -> BaseException:
     _, offset = Head.decode(stored.data)
     links, text = payload.load(memoryview(stored.data)[offset:], stored.buffers)
     errors = [_rebuild(_Link(*link), text) for link in links]
-    for error, cause in zip(errors, errors[1:], strict=False):
+    for error, cause in itertools.pairwise(errors):
         error.__cause__ = cause
     if text and errors[-1].__cause__ is None:
         errors[-1].__cause__ = RemoteTraceback(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import cloudpickle
@@ -26,7 +26,9 @@ class Reference:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no type information
     """Refuses what cannot come back as it was, and collects the out-of-band buffers."""
 
-    def __init__(self, file: io.BytesIO, buffers: list[pickle.PickleBuffer] | None, references: list[Reference]) -> None:
+    def __init__(
+        self, file: io.BytesIO, buffers: list[pickle.PickleBuffer] | None, references: list[Reference]
+    ) -> None:
         super().__init__(file, protocol=5, buffer_callback=None if buffers is None else buffers.append)
         self._references = references
 
@@ -160,24 +162,21 @@ def _parts(value: Any) -> Iterable[tuple[str, Any]]:
 
 def _members(value: Any) -> Iterable[tuple[str, Any]]:
     code = getattr(value, "__code__", None)
-    cells = getattr(value, "__closure__", None)
-    if code is not None and cells is not None:
-        for name, cell in zip(code.co_freevars, cells, strict=False):
-            yield from _try_part(f" variable {name!r}", lambda cell=cell: cell.cell_contents)
     if code is not None:
+        cells = getattr(value, "__closure__", None) or ()
+        for name, cell in zip(code.co_freevars, cells, strict=False):
+            yield from _part(f" variable {name!r}", cell, "cell_contents")
         names = [name for name in code.co_names if name in value.__globals__]
         yield from ((f" global {name!r}", value.__globals__[name]) for name in names)
     elif not isinstance(value, type):
-        for name in ("func", "args", "keywords", "__self__"):
-            yield from _try_part(f".{name}", lambda name=name: getattr(value, name))
+        for name in ("func", "args", "keywords", "__self__", *getattr(type(value), "__slots__", ())):
+            yield from _part(f".{name}", value, name)
         yield from ((f".{name}", item) for name, item in list(getattr(value, "__dict__", {}).items()))
-        for name in getattr(type(value), "__slots__", ()):
-            yield from _try_part(f".{name}", lambda name=name: getattr(value, name))
 
 
-def _try_part(step: str, read: Callable[[], Any]) -> Iterable[tuple[str, Any]]:
+def _part(step: str, owner: Any, name: str) -> Iterable[tuple[str, Any]]:
     try:
-        part = read()
+        part = getattr(owner, name)
     except (AttributeError, ValueError):
         return
     yield step, part

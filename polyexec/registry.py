@@ -70,9 +70,11 @@ def parse(specification: str) -> tuple[str, dict[str, str]]:
     """
     name, question, rest = specification.strip().partition("?")
     if not name or not all(character.isalnum() or character in "_-" for character in name):
-        raise SpecificationError(f"{specification!r} is not a backend specification: use NAME or NAME?key=value&key=value")
+        raise SpecificationError(
+            f"{specification!r} is not a backend specification: use NAME or NAME?key=value&key=value"
+        )
     pairs = parse_qsl(rest, keep_blank_values=True)
-    if question and rest and len(pairs) != rest.count("&") + 1 or len(dict(pairs)) != len(pairs):
+    if (question and rest and len(pairs) != rest.count("&") + 1) or len(dict(pairs)) != len(pairs):
         raise SpecificationError(f"{specification!r}: after '?' come key=value pairs, joined by '&', each key once")
     return name, dict(pairs)
 
@@ -94,8 +96,9 @@ def backend_class(name: str) -> type[Backend]:
         if missing in ("", "polyexec", point.module.partition(".")[0]):
             raise
         raise BackendUnavailable(
-            f"backend {name!r} needs {missing!r}, which is not installed: "
-            f'pip install "polyexec[{_EXTRAS[name]}]"' if name in _EXTRAS else f"backend {name!r} needs {missing!r}"
+            f'backend {name!r} needs {missing!r}, which is not installed: pip install "polyexec[{_EXTRAS[name]}]"'
+            if name in _EXTRAS
+            else f"backend {name!r} needs {missing!r}"
         ) from error
     if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
         raise SpecificationError(f"entry point {name!r} = {point.value} is not a subclass of polyexec.spi.Backend")

@@ -38,7 +38,9 @@ class Requests:
         kind, main, released, fields = pickle.loads(message.data)
         call = self._runtime.scheduler.running.get(call_id)
         if call is None:
-            self._error(request_id, ExecutorClosed("the task that asks has ended; its executor cannot be used any more"))
+            self._error(
+                request_id, ExecutorClosed("the task that asks has ended; its executor cannot be used any more")
+            )
             return
         if main and call.stop is Stop.CANCEL and not call.forced and kind not in ("started", "fetch"):
             call.promised = True

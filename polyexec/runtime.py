@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, ClassVar
 
 from polyexec import lanes, outcome
 from polyexec.callbacks import CallbackThread
@@ -445,7 +445,7 @@ class Runtime:
     def _nothing(self, action: Drop) -> None:
         return
 
-    _METHODS = {
+    _METHODS: ClassVar[dict[type[Any], Callable[[Any, Any], None]]] = {
         Start: _start,
         Halt: _halt,
         Settle: _settle,

@@ -35,7 +35,6 @@ from polyexec.records import (
     Task,
     TimedOut,
     Wait,
-    Wake,
 )
 from polyexec.spi import Death, Verdict
 from polyexec.stored import Stored, Tag

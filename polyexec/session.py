@@ -215,4 +215,3 @@ def session_for(executor_id: str) -> Session:
     if driver is None:
         raise SpecificationError("this Future belongs to another executor, which cannot be reached from here")
     return driver
-

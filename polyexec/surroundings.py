@@ -26,7 +26,7 @@ POOL_VARIABLES = (
 _lock = threading.Lock()
 _overlays: dict[str, list[tuple[int, str]]] = {}
 _originals: dict[str, str | None] = {}
-_pool_size: int | None = None
+_pool_size: list[int] = []
 
 
 @contextlib.contextmanager
@@ -83,8 +83,7 @@ def _pop(call_id: int, variables: Mapping[str, str]) -> None:
 
 def _size_pools(size: int | None) -> None:
     """Size the pools of libraries that are loaded already; those loaded later read the variables."""
-    global _pool_size
-    if size is None or size == _pool_size:
+    if size is None or _pool_size == [size]:
         return
     threadpoolctl.threadpool_limits(size)
-    _pool_size = size
+    _pool_size[:] = [size]

@@ -14,6 +14,7 @@ import polyexec
 from polyexec.errors import BackendBroken
 from polyexec.options import Resources
 
+
 @attrs.frozen
 class Slot:
     """Stands in serialised arguments for the value of a dependency."""

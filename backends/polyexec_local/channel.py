@@ -61,7 +61,8 @@ def encode(kind: str, fields: tuple[Any, ...] = (), values: Sequence[Stored | Sh
     """Encode a message; large values are copied into shared memory."""
     encoded = Encoded([], [], [])
     shapes: list[tuple[bool, Layout]] = []
-    for value in values:
+    for given in values:
+        value = given
         if isinstance(value, Stored) and value.nbytes > THRESHOLD:
             value = share(value)
             encoded.owned.append(value)

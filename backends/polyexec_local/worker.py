@@ -52,9 +52,7 @@ class _Worker:
             return encode("ready", (), () if refusal is None else (refusal,))
         call_id, head = frame.fields
         body, *values = frame.values
-        outcome = envelope.run(
-            head, body, values, _Uplink(self, call_id), self._interrupts, setup=self._setup
-        )
+        outcome = envelope.run(head, body, values, _Uplink(self, call_id), self._interrupts, setup=self._setup)
         return self._encode_outcome(call_id, outcome)
 
     @staticmethod
