@@ -1,0 +1,216 @@
+"""Carrying out what the scheduler decides. A part of the runtime: everything here runs in the loop thread."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from polyexec import lanes, outcome
+from polyexec.endings import failure_of
+from polyexec.errors import BackendBroken
+from polyexec.hooks import ask_hook
+from polyexec.ledger import need_of
+from polyexec.records import (
+    Action,
+    Answer,
+    Cancelled,
+    Consult,
+    DependencyFailed,
+    Drop,
+    Ended,
+    Ending,
+    EndWait,
+    Failed,
+    Halt,
+    Lend,
+    Resume,
+    Settle,
+    Start,
+)
+from polyexec.session import Entry
+from polyexec.spi import Call, Lease
+from polyexec.stored import Head, Outcome, Stored, Tag
+from polyexec.tasks import TaskData
+from polyexec.wire import Attempt, TaskSpec
+
+if TYPE_CHECKING:
+    from polyexec.runtime import Runtime
+
+_logger = logging.getLogger("polyexec")
+
+
+class Actions:
+    """Does what the scheduler's actions say.
+
+    Args:
+        runtime: what it is a part of.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.data: dict[int, TaskData] = {}
+        self.calls: dict[int, int] = {}
+
+    def carry_out(self, batch: Sequence[Action]) -> None:
+        """Carry out some actions, in order; what calls have made is let go last, when results refer to it."""
+        for action in batch:
+            method = self._METHODS.get(type(action))
+            if method is not None:
+                method(self, action)
+        for action in batch:
+            if isinstance(action, Drop):
+                self.calls.pop(action.call, None)
+                self._runtime.requests.end_call(action.call)
+
+    def _start(self, action: Start) -> None:
+        data = self.data[action.task]
+        spec = data.spec
+        self.calls[action.call] = action.task
+        for entry in data.entries:
+            entry.running, entry.attempts = True, action.attempt
+        lease = Lease(action.grant.node, spec.request, tuple(sorted(action.grant.gpus)))
+        attempt = self._attempt(action, spec, lease)
+        values = [self._runtime.value_of(self._runtime.objects.entries[value]) for value in spec.dependencies]
+        call = Call(
+            action.call,
+            action.task,
+            spec.name,
+            attempt.encode(),
+            data.body,
+            values,
+            lease,
+            spec.env,
+            data.shared,
+            data.lane,
+            action.queued,
+        )
+        try:
+            self._runtime.backend.submit(call)
+        except Exception as error:
+            _logger.debug("backend refused call %d", action.call, exc_info=True)
+            stored = outcome.encode_error(BackendBroken(f"cannot start task {spec.name!r}: {error}"))
+            self._runtime.take_outcome(action.call, Outcome.of(stored))
+
+    def _attempt(self, action: Start, spec: TaskSpec, lease: Lease) -> Attempt:
+        assigns = self._runtime.backend.capabilities.assigns_gpus
+        return Attempt(
+            action.call,
+            action.task,
+            action.attempt,
+            spec.name,
+            max(1, int(spec.request.cpus)),
+            spec.env,
+            None if assigns or not spec.request.gpus else lease.gpu_ids,
+            tuple(self._runtime.objects.entries[value].item for value in spec.dependencies),
+            spec.num_returns,
+            spec.retry_on,
+            spec.timeout is not None,
+        )
+
+    def _halt(self, action: Halt) -> None:
+        self._runtime.backend.cancel(action.call, force=action.force)
+
+    def _settle(self, action: Settle) -> None:
+        data = self.data.pop(action.task)
+        ending = action.ending
+        if isinstance(ending, Ended):
+            assert data.last is not None
+            head, _ = Head.decode(data.last.head)
+            self._runtime.objects.settle(data.entries, head, data.last.stored, data.last.handle)
+            self._call_back(data.entries)
+        else:
+            self.settle_all(data.entries, self._stored_ending(data, ending))
+        self.release(data)
+        if data.lane is not None:
+            lanes.close_lane(data.lane)
+
+    def _stored_ending(self, data: TaskData, ending: Ending) -> Stored:
+        if isinstance(ending, DependencyFailed):
+            source = self._runtime.objects.entries[ending.value]
+            source.retrieved = True
+            if source.tag is not Tag.CANCELLED:
+                for entry in data.entries:
+                    entry.note = f"task {entry.name!r} did not run, because {source.name!r}, which it needs, failed"
+                assert source.stored is not None
+                return source.stored
+            return outcome.cancelled(data.spec.name, f"{source.name!r}, which it needs, was cancelled")
+        if isinstance(ending, Failed):
+            return ending.error
+        tag = Tag.CANCELLED if isinstance(ending, Cancelled) else Tag.ERROR
+        return outcome.encode_error(failure_of(data.spec.name, ending), tag=tag)
+
+    def settle_all(self, entries: list[Entry], stored: Stored) -> None:
+        """Give values an outcome, and call back."""
+        head, _ = Head.decode(stored.data)
+        self._runtime.objects.settle(entries, head, stored, None)
+        self._call_back(entries)
+
+    def _call_back(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            while entry.callbacks:
+                self._runtime.callbacks.post(entry.callbacks.pop(0))
+
+    def release(self, data: TaskData) -> None:
+        """Let go of what a task has referred to."""
+        self._runtime.objects.refer(data.spec.dependencies, -1)
+        self._runtime.objects.refer(data.spec.references, -1)
+
+    def _answer(self, action: Answer) -> None:
+        if isinstance(action.token, SimpleQueue):
+            action.token.put(action.value)
+        elif action.token is not None:
+            self._runtime.requests.answer(action.token, action.value)
+
+    def _end_wait(self, action: EndWait) -> None:
+        self._runtime.requests.end_wait(action.wait, action.wake)
+
+    def _lend(self, action: Lend) -> None:
+        self._runtime.backend.blocked(action.call)
+
+    def _resume(self, action: Resume) -> None:
+        self._runtime.backend.resumed(action.call)
+
+    def _consult(self, action: Consult) -> None:
+        data = self.data[action.task]
+        task = self._runtime.scheduler.tasks[action.task]
+        stored = self._stored_attempt(data, action.ending)
+        attempt = task.attempts
+
+        def job() -> None:
+            options = ask_hook(data.spec, stored, attempt)
+            self._runtime.post(self._decided, action, options)
+
+        self._runtime.callbacks.post(job)
+
+    def _stored_attempt(self, data: TaskData, ending: Ending) -> Stored:
+        if isinstance(ending, Ended) and data.last is not None and data.last.stored is not None:
+            return data.last.stored
+        return outcome.encode_error(failure_of(data.spec.name, ending))
+
+    def _decided(self, action: Consult, spec: TaskSpec | None) -> None:
+        task = self._runtime.scheduler.tasks.get(action.task)
+        if task is None:
+            return
+        if (
+            spec is not None
+            and not self._runtime.scheduler.ledger.could_fit(need_of(spec.request))
+            and not spec.patient
+        ):
+            spec = None
+        if spec is not None:
+            self.data[action.task].spec = spec
+            task.need, task.timeout, task.retries = need_of(spec.request), spec.timeout, spec.retries
+        self._runtime.scheduler.decided(action.task, action.ending if spec is None else None)
+
+    _METHODS: ClassVar[dict[type[Any], Callable[[Any, Any], None]]] = {
+        Start: _start,
+        Halt: _halt,
+        Settle: _settle,
+        Answer: _answer,
+        EndWait: _end_wait,
+        Lend: _lend,
+        Resume: _resume,
+        Consult: _consult,
+    }

@@ -1,0 +1,77 @@
+"""One thread that runs functions posted to it, and timers: the owner of all that needs one."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+_BATCH = 256
+
+
+class Loop:
+    """Runs what is posted, in order.
+
+    Args:
+        name: of the thread.
+        pause: gives the seconds until something is due, None if nothing is.
+        advance: called after each batch, and when something is due.
+        failed: called with what a posted function, or ``advance``, has raised.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pause: Callable[[], float | None],
+        advance: Callable[[], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._posted: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = SimpleQueue()
+        self._pause = pause
+        self._advance = advance
+        self._failed = failed
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def post(self, function: Callable[..., None], *args: Any) -> None:
+        """Let the thread call a function. Never blocks, and may be called inside any other code."""
+        self._posted.put((function, args))
+
+    def stop(self) -> None:
+        """End the thread after what was posted before; wait for its end unless this is it."""
+        self.post(self._stop)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _stop(self) -> None:
+        self._stopped = True
+
+    def _run(self) -> None:
+        while not self._stopped:
+            self._take_batch()
+            self._guarded(self._advance)
+
+    def _take_batch(self) -> None:
+        try:
+            function, args = self._posted.get(timeout=self._pause())
+            self._guarded(function, *args)
+            del function, args
+            for _ in range(_BATCH):
+                self._guarded_item(self._posted.get_nowait())
+        except queue.Empty:
+            return
+
+    def _guarded_item(self, item: tuple[Callable[..., None], tuple[Any, ...]]) -> None:
+        self._guarded(item[0], *item[1])
+
+    def _guarded(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            function(*args)
+        except Exception as error:
+            self._failed(error)
