@@ -14,20 +14,25 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from polyexec import lanes, outcome
 from polyexec.errors import ExecutorClosed, ForkedExecutor, ObjectLost
 from polyexec.options import TaskOptions
 from polyexec.prepare import prepare_task
-from polyexec.runtime import Runtime
+from polyexec.runtime import Runtime, log_unretrieved
 from polyexec.session import ClusterResources, Entry, Info, Session, drivers
 from polyexec.spi import Backend
-from polyexec.stored import Head, Stored
+from polyexec.stored import Head, Stored, Tag
 from polyexec.tasks import TaskData
+
+T = TypeVar("T")
 
 GRACE = 2.0
 """Seconds that running tasks get to end when they are cancelled by ``close``, before they are killed."""
+
+_LOOK_AGAIN = 1.0
+"""Seconds after which a thread that waits for the loop looks whether the loop has ended."""
 
 EXIT_GRACE = 5.0
 """Seconds that tasks get to end when the interpreter exits without ``close``."""
@@ -179,7 +184,7 @@ class DriverSession(Session):
         answer: SimpleQueue[bool] = SimpleQueue()
         runtime = self._runtime
         runtime.post(lambda: runtime.scheduler.cancel(entry.task_id, force=force, recursive=recursive, token=answer))
-        return answer.get()
+        return self._answered(answer, False)
 
     def subscribe(self, entry: Entry, callback: Callable[[], None]) -> None:
         """Call back in the callback thread, or here and now."""
@@ -191,9 +196,22 @@ class DriverSession(Session):
     def resources(self) -> ClusterResources:
         """Ask the loop."""
         self._check()
-        answer: SimpleQueue[ClusterResources] = SimpleQueue()
+        answer: SimpleQueue[ClusterResources | None] = SimpleQueue()
         self._runtime.post(lambda: answer.put(self._runtime.resources()))
-        return answer.get()
+        found = self._answered(answer, None)
+        if found is None:
+            raise ExecutorClosed("the executor was closed while it was asked for its resources")
+        return found
+
+    def _answered(self, answer: SimpleQueue[T], otherwise: T) -> T:
+        """Wait for the loop's answer; another thread may close the executor meanwhile, and then nobody answers."""
+        while True:
+            closed = self._closed.is_set()
+            try:
+                return answer.get(timeout=None if closed else _LOOK_AGAIN, block=not closed)
+            except queue.Empty:
+                if closed:
+                    return otherwise
 
     def pin(self, entry_id: int, name: str, item: int | None) -> Entry:
         """Give the entry for one more Future."""
@@ -209,7 +227,11 @@ class DriverSession(Session):
 
     def release(self, entry: Entry) -> None:
         """Note that a Future is gone."""
-        self._runtime.note(entry.id, -1)
+        if not self._closed.is_set():
+            self._runtime.note(entry.id, -1)
+        elif entry.tag is Tag.ERROR and not entry.retrieved and entry.stored is not None:
+            entry.retrieved = True
+            log_unretrieved(entry, Head.decode(entry.stored.data)[0].summary)
 
     def close(self, *, cancel_pending: bool) -> None:
         """End the session; a second call waits for the first. In a forked child it does nothing."""

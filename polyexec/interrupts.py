@@ -108,6 +108,8 @@ class _Bodies(ABC):
                 ident = self._running.get(call_id)
                 if claim is mine and ident is not None and claim.take():
                     self._raise_in(ident)
+                if claim is mine:
+                    self._remember(call_id)
             finally:
                 self._busy -= 1
         return Verdict.DELIVERED if claim.delivered else Verdict.LATE

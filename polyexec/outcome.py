@@ -247,7 +247,18 @@ def _traceback_text(chain: Sequence[BaseException]) -> str:
     if isinstance(chain[0], PolyexecError) and chain[0].__traceback__ is None and len(chain) == 1:
         return ""
     separator = "\nThe above exception was the direct cause of the following exception:\n\n"
-    return capped(separator.join(_one_traceback(error) for error in reversed(chain)), TRACEBACK_LIMIT)
+    parts = [_one_traceback(error) for error in reversed(chain)]
+    if len(chain) == CHAIN_LIMIT and chain[-1].__cause__ is not None:
+        parts.insert(0, f"({_further_causes(chain[-1])} further causes omitted)\n")
+    return capped(separator.join(parts), TRACEBACK_LIMIT)
+
+
+def _further_causes(error: BaseException) -> str:
+    count, seen = 0, {id(error)}
+    while (cause := error.__cause__) is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        error, count = cause, count + 1
+    return str(count)
 
 
 def _one_traceback(error: BaseException) -> str:

@@ -246,7 +246,9 @@ class Runtime:
         self.scheduler.forget(entry_id)
 
     def _report(self, entry: Entry, summary: str) -> None:
-        self.callbacks.post(lambda: _logger.warning("nobody asked for the error of task %r: %s", entry.name, summary))
+        self.callbacks.post(lambda: log_unretrieved(entry, summary))
 
-    def _stop(self) -> None:
-        self._stopped = True
+
+def log_unretrieved(entry: Entry, summary: str) -> None:
+    """Report an error that nobody has asked for (S12)."""
+    _logger.warning("nobody asked for the error of task %r: %s", entry.name, summary)
