@@ -115,6 +115,8 @@ class Actions:
     def _settle(self, action: Settle) -> None:
         data = self.data.pop(action.task)
         ending = action.ending
+        for entry in data.entries:
+            entry.attempts = action.attempts
         if isinstance(ending, Ended):
             assert data.last is not None
             head, _ = Head.decode(data.last.head)

@@ -46,3 +46,5 @@ class CallbackThread:
             except BaseException:
                 # A user's code must not end the thread that serves others (S16).
                 _logger.exception("a callback raised")
+            # Nothing of a job may live until the next one comes (O5).
+            del job

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from polyexec.ledger import LENT, Need
-from polyexec.records import Running, State, Task, Wait, Wake
+from polyexec.ledger import LENT, Ledger
+from polyexec.records import Running, State, Stop, Task, Wait, Wake
 
 if TYPE_CHECKING:
     from polyexec.scheduler import Scheduler
@@ -32,8 +32,9 @@ def resolve(scheduler: Scheduler) -> None:
     hopeless = [(call, waits) for call, waits in stuck if call.id not in trial.ending_calls]
     if hopeless:
         _, waits = _victim(scheduler, hopeless)
-        for wait in tuple(waits):
-            scheduler.waits.end(wait, Wake.DEADLOCK)
+        for wait in waits:
+            if not trial.answers(wait.id):
+                scheduler.waits.end(wait, Wake.DEADLOCK)
 
 
 def _worth_looking(scheduler: Scheduler) -> bool:
@@ -59,39 +60,38 @@ class _Trial:
     scheduler: Scheduler
     ending_calls: set[int] = attrs.field(factory=set)
     coming: set[int] = attrs.field(factory=set)
-    free: list[dict[str, int]] = attrs.field(factory=list)
+    ledger: Ledger = attrs.field(init=False)
 
     def run(self) -> None:
-        self.free = self.scheduler.ledger.spare()
+        self.ledger = self.scheduler.ledger.copy()
         for call in self.scheduler.running.values():
-            if call.id not in self.scheduler.waits.blocked or any(self.scheduler.waits[w].limit for w in call.waits):
+            if self._ends_by_itself(call):
                 self._end(call)
         waiting = dict(self.scheduler.tasks)
         progress = True
         while progress:
             progress = self._start_what_can(waiting) or self._answer_what_can()
 
+    def _ends_by_itself(self, call: Running) -> bool:
+        if call.id not in self.scheduler.waits.blocked or call.stop is not Stop.NO:
+            return True
+        return any(self.scheduler.waits[wait_id].limit for wait_id in call.waits)
+
     def _end(self, call: Running) -> None:
         self.ending_calls.add(call.id)
         self._make(call.task)
-        node = self.scheduler.ledger.index_of(call.grant.node)
-        if node >= 0:
-            for name, amount in call.grant.need.items():
-                self.free[node][name] += amount
+        self.ledger.give_back(call.grant)
 
     def _make(self, task: Task) -> None:
         self.coming.update(range(task.id, task.id + task.values))
 
     def _start_what_can(self, waiting: dict[int, Task]) -> bool:
-        found = [
-            task
-            for task in waiting.values()
-            if task.state is not State.RUNNING and self._has_values(task) and (task.patient or self._fits(task.need))
-        ]
-        for task in found:
-            self._make(task)
-            del waiting[task.id]
-        return bool(found)
+        before = len(waiting)
+        for task in tuple(waiting.values()):
+            if task.state is not State.RUNNING and self._has_values(task) and self._fits(task):
+                self._make(task)
+                del waiting[task.id]
+        return len(waiting) < before
 
     def _has_values(self, task: Task) -> bool:
         return all(self._will_be_there(value) for value in task.dependencies)
@@ -99,20 +99,21 @@ class _Trial:
     def _will_be_there(self, value: int) -> bool:
         return value in self.scheduler.values or value in self.coming
 
-    def _fits(self, need: Need) -> bool:
-        # A call that is blocked for good still has lent its cpus and slot, so that the spare amounts are right.
-        return any(all(node.get(name, 0) >= amount for name, amount in need.items()) for node in self.free)
+    def _fits(self, task: Task) -> bool:
+        # A call that is blocked for good still has lent its cpus and slot, so that the ledger is right.
+        return task.patient or self.ledger.has_room(task.need)
 
     def _answer_what_can(self) -> bool:
         found = [
             call
             for call in self.scheduler.waits.blocked.values()
-            if call.id not in self.ending_calls and all(self._answered(wait_id) for wait_id in call.waits)
+            if call.id not in self.ending_calls and all(self.answers(wait_id) for wait_id in call.waits)
         ]
         for call in found:
             self._end(call)
         return bool(found)
 
-    def _answered(self, wait_id: int) -> bool:
+    def answers(self, wait_id: int) -> bool:
+        """Say whether enough of what a wait misses would come."""
         wait = self.scheduler.waits[wait_id]
         return sum(1 for value in wait.missing if value in self.coming) >= wait.needed

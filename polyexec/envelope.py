@@ -162,10 +162,14 @@ def run(
             result = body_of.outcome()
         except Interrupted:
             result = None
-    except BaseException as error:
-        # An interrupt that arrived in the line above, or a fault of the envelope's own.
-        result = outcome.encode_error(error)
-    if interrupts.end(attempt.call_id):
+        except BaseException as error:
+            # A fault of the envelope's own.
+            result = outcome.encode_error(error)
+        interrupted = interrupts.end(attempt.call_id)
+    except Interrupted:
+        # It arrived between the lines above, at the latest before the first line of ``end``; there is no second one.
+        interrupted = interrupts.end(attempt.call_id)
+    if interrupted:
         return outcome.cancelled(attempt.name)
     return result or outcome.encode_error(RemoteError("polyexec.errors.Interrupted", "raised by the task itself"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -50,7 +50,7 @@ class Executor:
         """
         return Executor(self._session, self._options.evolve(**changes), chosen=self._chosen | changes.keys())
 
-    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run a function on a worker.
 
         Returns at once, except on a backend that runs tasks inline (S1). Arguments are taken as they are now (S2).
@@ -158,7 +158,7 @@ class Executor:
         chunk_size: int | None = None,
         progress: Callable[[int], object] | None = None,
         timeout: float | None = None,
-    ) -> Iterator[T]:
+    ) -> Generator[T, None, None]:
         """Apply a function to the items of iterables, which may be endless.
 
         Lazy: items are taken as results are consumed, at most ``buffer`` ahead (M1). Several items go in one task, as

@@ -8,6 +8,7 @@ is kept.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast
@@ -138,7 +139,9 @@ class Future(Reference, Generic[T]):
         done: asyncio.Future[None] = loop.create_future()
 
         def wake(_: object) -> None:
-            loop.call_soon_threadsafe(lambda: None if done.done() else done.set_result(None))
+            # A loop that is closed has given up waiting.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: None if done.done() else done.set_result(None))
 
         self.add_done_callback(wake)
         yield from done.__await__()
@@ -183,7 +186,9 @@ def _decoded(stored: Stored, entry: Entry) -> tuple[Any, BaseException | None]:
     if entry.tag is not Tag.VALUE:
         error = outcome.decode_error(stored)
         if entry.note:
-            error.add_note(entry.note)
+            # Some exceptions, frozen data classes among them, refuse notes.
+            with contextlib.suppress(Exception):
+                error.add_note(entry.note)
         return None, error
     try:
         value = outcome.decode(stored, entry.name)

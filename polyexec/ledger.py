@@ -99,6 +99,9 @@ class _NodeState:
             self.gpus[index] += amount
         self._add(grant.need, 1)
 
+    def copy(self) -> _NodeState:
+        return _NodeState(self.node, self.total, dict(self.available), list(self.gpus))
+
     def _add(self, need: Need, sign: int) -> None:
         for name, amount in need.items():
             self.available[name] += sign * amount
@@ -190,14 +193,15 @@ class Ledger:
     def _missing(state: _NodeState, need: Need) -> float:
         return sum(max(0, amount - state.available[name]) / amount for name, amount in need.items() if amount)
 
-    def spare(self) -> list[dict[str, int]]:
-        """Give what is available on each living node, for trial calculations."""
-        return [dict(state.available) for state in self._nodes.values() if state.node.alive]
+    def copy(self) -> Ledger:
+        """Give a ledger of its own for trial calculations."""
+        twin = Ledger()
+        twin._nodes = {node_id: state.copy() for node_id, state in self._nodes.items()}
+        return twin
 
-    def index_of(self, node_id: str) -> int:
-        """Give the place of a node in ``spare``; -1 if it is lost."""
-        alive = [state.node.id for state in self._nodes.values() if state.node.alive]
-        return alive.index(node_id) if node_id in alive else -1
+    def has_room(self, need: Need) -> bool:
+        """Say whether some node has room now."""
+        return any(state.node.alive and state.fits(need, _NOTHING) for state in self._nodes.values())
 
     def totals(self) -> tuple[dict[str, int], ...]:
         """Give what each living node has."""

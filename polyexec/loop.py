@@ -10,6 +10,9 @@ from typing import Any
 
 _BATCH = 256
 
+_LONGEST_PAUSE = 3600.0
+"""Seconds; the system's own limit for a wait is less than what users may give as a timeout."""
+
 
 class Loop:
     """Runs what is posted, in order.
@@ -59,7 +62,8 @@ class Loop:
 
     def _take_batch(self) -> None:
         try:
-            function, args = self._posted.get(timeout=self._pause())
+            pause = self._pause()
+            function, args = self._posted.get(timeout=None if pause is None else min(pause, _LONGEST_PAUSE))
             self._guarded(function, *args)
             del function, args
             for _ in range(_BATCH):

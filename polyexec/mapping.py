@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -71,7 +71,7 @@ def run_chunk(function: Callable[..., Any], items: Sequence[tuple[Any, ...]]) ->
 
 def run(
     executor: Executor, function: Callable[..., T], iterables: Sequence[Iterable[Any]], settings: Settings
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """Start a map; see ``Executor.map``."""
     if not iterables:
         raise SpecificationError("map takes a function and at least one iterable")
@@ -91,7 +91,7 @@ class _Map:
     size: int = 1
     exhausted: bool = False
 
-    def results(self) -> Iterator[Any]:
+    def results(self) -> Generator[Any, None, None]:
         try:
             self._fill()
             while self.in_flight:
@@ -106,7 +106,8 @@ class _Map:
                     raise outcome.decode_error(chunk.error)
                 self._fill()
         finally:
-            for future, _ in self.in_flight:
+            # The last ones first, so that none starts in the place of one that was cancelled before it.
+            for future, _ in reversed(self.in_flight):
                 self.executor.cancel(future)
 
     def _next_chunk(self) -> ChunkResult:

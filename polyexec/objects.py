@@ -61,12 +61,18 @@ class ObjectTable:
 
     def refer(self, entry_ids: Iterable[int], change: int = 1) -> None:
         """Add references to values, or take them away."""
+        self._drop_all(self._count(entry_ids, change))
+
+    def _count(self, entry_ids: Iterable[int], change: int) -> list[Entry]:
+        """Count references, and give the entries that nobody refers to any more."""
+        unused = []
         for entry_id in entry_ids:
             entry = self.entries.get(entry_id)
             if entry is not None:
                 entry.count += change
-                if entry.count <= 0 and entry.tag is not None:
-                    self._drop(entry)
+                if entry.count <= 0 and entry_id in self._contents:
+                    unused.append(entry)
+        return unused
 
     def settle(self, entries: list[Entry], head: Head, stored: Stored | None, handle: object | None) -> None:
         """Give entries their content, and tell those who wait."""
@@ -82,9 +88,17 @@ class ObjectTable:
             entry.waiters.clear()
         for entry in entries:
             if entry.count <= 0:
-                self._drop(entry, head.summary)
+                self._drop_all(self._drop(entry, head.summary))
 
-    def _drop(self, entry: Entry, summary: str = "") -> None:
+    def _drop_all(self, unused: list[Entry]) -> None:
+        """Free values, and what only they referred to; without recursion, because such chains may be long."""
+        while unused:
+            entry = unused.pop()
+            if entry.id in self.entries:
+                unused += self._drop(entry)
+
+    def _drop(self, entry: Entry, summary: str = "") -> list[Entry]:
+        """Free a value, and give the entries that nobody refers to any more."""
         del self.entries[entry.id]
         self._forget(entry.id)
         content = self._contents.pop(entry.id, None)
@@ -92,11 +106,11 @@ class ObjectTable:
             self._report(entry, summary or _summary(entry))
         entry.stored = None
         if content is None:
-            return
+            return []
         content.users -= 1
         if not content.users and content.handle is not None:
             self._free(content.handle)
-        self.refer(content.inner, -1)
+        return self._count(content.inner, -1)
 
 
 def _summary(entry: Entry) -> str:

@@ -47,8 +47,12 @@ def _cpus(value: Any) -> float:
     return _not_negative(value, "an amount of cpus")
 
 
+def _amount_of_gpus(value: Any) -> float:
+    return _not_negative(value, "an amount of gpus")
+
+
 def _gpus(value: Any) -> float:
-    amount = _not_negative(value, "an amount of gpus")
+    amount = _amount_of_gpus(value)
     if amount > 1 and amount != int(amount):
         raise SpecificationError(f"gpus={amount!r}: more than one accelerator must be a whole number of them")
     return amount
@@ -77,7 +81,7 @@ class Resources:
     """
 
     cpus: float = attrs.field(default=0, converter=_cpus)
-    gpus: float = attrs.field(default=0, converter=_gpus)
+    gpus: float = attrs.field(default=0, converter=_amount_of_gpus)
     memory: int = attrs.field(default=0, converter=parse_bytes)
     custom: Mapping[str, float] = attrs.field(factory=dict, converter=_custom)
 

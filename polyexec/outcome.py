@@ -122,10 +122,15 @@ def decode_error(stored: Stored) -> BaseException:
     links, text = payload.load(memoryview(stored.data)[offset:], stored.buffers)
     errors = [_rebuild(_Link(*link), text) for link in links]
     for error, cause in itertools.pairwise(errors):
-        error.__cause__ = cause
+        _set_cause(error, cause)
     if text and errors[-1].__cause__ is None:
-        errors[-1].__cause__ = RemoteTraceback(text)
+        _set_cause(errors[-1], RemoteTraceback(text))
     return errors[0]
+
+
+def _set_cause(error: BaseException, cause: BaseException) -> None:
+    # Some exceptions, frozen data classes among them, refuse to have attributes set.
+    object.__setattr__(error, "__cause__", cause)
 
 
 def cancelled(task: str, reason: str = "") -> Stored:
@@ -153,7 +158,9 @@ def _chain(error: BaseException) -> list[BaseException]:
 def _link(error: BaseException) -> _Link:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    notes = tuple(capped(str(note), MESSAGE_LIMIT) for note in getattr(error, "__notes__", ()) if isinstance(note, str))
+    noted = getattr(error, "__notes__", ())
+    found = noted if isinstance(noted, (list, tuple)) else ()
+    notes = tuple(capped(note, MESSAGE_LIMIT) for note in found if isinstance(note, str))
     message = capped(text_of(error), MESSAGE_LIMIT)
     if not isinstance(error, Exception):
         return _Link(name, message, None, None, notes)

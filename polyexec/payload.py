@@ -14,6 +14,7 @@ from polyexec.stored import Buffer, Stored
 
 _REASON_LIMIT = 500
 _DEPTH_LIMIT = 8
+_SHOWN_LIMIT = 100
 
 
 class Reference:
@@ -121,7 +122,7 @@ def serialization_error(
     """
     for name, value in roots:
         if _fails(value):
-            return SerializationError(stage, task, _culprit(name, value, _DEPTH_LIMIT), _reason(error))
+            return SerializationError(stage, task, _path(name, value), _reason(error))
     return SerializationError(stage, task, " and ".join(name for name, _ in roots) or "value", _reason(error))
 
 
@@ -141,6 +142,14 @@ def _fails(value: Any) -> bool:
     return False
 
 
+def _path(name: str, value: Any) -> str:
+    try:
+        return _culprit(name, value, _DEPTH_LIMIT)
+    except Exception:
+        # Looking for the culprit calls code of its own; whatever that raises, the error must name the root at least.
+        return f"{name} ({type(value).__qualname__})"
+
+
 def _culprit(path: str, value: Any, depth: int) -> str:
     if depth:
         for step, part in _parts(value):
@@ -151,13 +160,18 @@ def _culprit(path: str, value: Any, depth: int) -> str:
 
 def _parts(value: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(value, dict):
-        yield from ((f"[{key!r}]", item) for key, item in list(value.items()))
-        yield from ((f" key {key!r}", key) for key in list(value))
+        yield from ((f"[{_shown(key)}]", item) for key, item in list(value.items()))
+        yield from ((f" key {_shown(key)}", key) for key in list(value))
     elif isinstance(value, (list, tuple)):
         yield from ((f"[{index}]", item) for index, item in enumerate(value))
     elif isinstance(value, (set, frozenset)):
-        yield from ((f" element {item!r}", item) for item in value)
+        yield from ((f" element {_shown(item)}", item) for item in value)
     yield from _members(value)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_LIMIT else f"{text[:_SHOWN_LIMIT]}..."
 
 
 def _members(value: Any) -> Iterable[tuple[str, Any]]:
@@ -168,6 +182,7 @@ def _members(value: Any) -> Iterable[tuple[str, Any]]:
             yield from _part(f" variable {name!r}", cell, "cell_contents")
         names = [name for name in code.co_names if name in value.__globals__]
         yield from ((f" global {name!r}", value.__globals__[name]) for name in names)
+        yield from _part(".__self__", value, "__self__")
     elif not isinstance(value, type):
         for name in ("func", "args", "keywords", "__self__", *getattr(type(value), "__slots__", ())):
             yield from _part(f".{name}", value, name)

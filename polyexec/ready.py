@@ -60,12 +60,15 @@ class ReadyQueue:
             if tasks:
                 yield group.need, tasks
 
-    def pop_fitting(self, ledger: Ledger, kept: dict[str, dict[str, int]]) -> tuple[int, Grant] | None:
+    def pop_fitting(
+        self, ledger: Ledger, kept: dict[str, dict[str, int]], *, keep_back: bool = True
+    ) -> tuple[int, Grant] | None:
         """Take the first task for which there is room, and what it needs.
 
         Args:
             ledger: where to take it.
             kept: what must be left alone, by node; tasks that do not fit add to it.
+            keep_back: let them.
 
         Returns:
             The task and its grant, or None if nothing fits.
@@ -78,7 +81,8 @@ class ReadyQueue:
                 task_id = heapq.heappop(group.heap)[2]
                 del self._present[task_id]
                 return task_id, grant
-            ledger.earmark(group.need, kept)
+            if keep_back:
+                ledger.earmark(group.need, kept)
         return None
 
     def head(self) -> tuple[int, Need] | None:

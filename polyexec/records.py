@@ -207,6 +207,7 @@ class Settle:
     task: int
     ending: Ending
     tag: Tag
+    attempts: int
 
 
 @attrs.frozen

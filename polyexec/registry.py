@@ -68,13 +68,13 @@ def parse(specification: str) -> tuple[str, dict[str, str]]:
     Raises:
         SpecificationError: it does not have this form.
     """
-    name, question, rest = specification.strip().partition("?")
+    name, _, rest = specification.strip().partition("?")
     if not name or not all(character.isalnum() or character in "_-" for character in name):
         raise SpecificationError(
             f"{specification!r} is not a backend specification: use NAME or NAME?key=value&key=value"
         )
     pairs = parse_qsl(rest, keep_blank_values=True)
-    if (question and rest and len(pairs) != rest.count("&") + 1) or len(dict(pairs)) != len(pairs):
+    if (rest and not all("=" in pair for pair in rest.split("&"))) or len(dict(pairs)) != len(pairs):
         raise SpecificationError(f"{specification!r}: after '?' come key=value pairs, joined by '&', each key once")
     return name, dict(pairs)
 

@@ -217,7 +217,7 @@ class Runtime:
     def take_outcome(self, call_id: int, result: Outcome) -> None:
         """Take the outcome of a call."""
         task_id = self._actions.calls.get(call_id)
-        if task_id is None:
+        if task_id is None or call_id not in self.scheduler.running:
             return
         head, _ = Head.decode(result.head)
         data = self._actions.data[task_id]

@@ -74,6 +74,7 @@ class Scheduler:
         self._estimates = Estimates(queue_limit)
         self._dependents: dict[int, list[Task]] = {}
         self._queued: deque[Running] = deque()
+        self._arriving: deque[tuple[int, Tag]] = deque()
         self._special_count = 0
         self._numbers = itertools.count(1)
 
@@ -100,6 +101,15 @@ class Scheduler:
 
     def arrive(self, value: int, tag: Tag) -> None:
         """Learn that a value is there."""
+        self._arriving.append((value, tag))
+        if len(self._arriving) > 1:
+            # Of a chain of failures each link arrives while the one before it does: no recursion, however long it is.
+            return
+        while self._arriving:
+            self._arrive(*self._arriving[0])
+            self._arriving.popleft()
+
+    def _arrive(self, value: int, tag: Tag) -> None:
         self.values[value] = tag
         self.waits.arrive(value)
         for task in self._dependents.pop(value, ()):
@@ -128,18 +138,27 @@ class Scheduler:
         kept = self.waits.kept()
         self._promote(kept)
         while not self._queued:
-            found = self.ready.pop_fitting(self.ledger, {node: dict(need) for node, need in kept.items()})
+            reserved = {node: dict(need) for node, need in kept.items()}
+            found = self.ready.pop_fitting(self.ledger, reserved, keep_back=bool(kept) or not self._all_wait())
             if found is None:
                 break
             self._start(self.tasks[found[0]], found[1], queued=False)
         if not kept:
             self._hand_ahead()
         deadlock.resolve(self)
+        self.waits.resume()
+
+    def _all_wait(self) -> bool:
+        # Then nothing may be kept back for a task that needs what waiting calls hold: they may wait for the others.
+        return 0 < len(self.running) == len(self.waits.blocked)
 
     def _promote(self, kept: dict[str, dict[str, int]]) -> None:
         while self._queued:
             call = self._queued[0]
-            if call.queued and call.id in self.running:
+            if call.id in self.waits.blocked:
+                # It has begun ahead of its turn and waits already; it takes what it needs when it goes on.
+                call.queued = False
+            elif call.queued and call.id in self.running:
                 grant = self.ledger.place(call.task.need, kept)
                 if grant is None:
                     return
@@ -180,7 +199,7 @@ class Scheduler:
         parent = self.tasks.get(task.parent) if task.parent is not None else None
         if parent is not None:
             parent.children.discard(task.id)
-        self.actions.append(Settle(task.id, ending, tag))
+        self.actions.append(Settle(task.id, ending, tag, task.attempts))
         for value in range(task.id, task.id + task.values):
             self.arrive(value, tag)
 
@@ -195,7 +214,12 @@ class Scheduler:
     def _expire(self, call: Running) -> None:
         if call.stop is Stop.NO:
             call.stop, call.forced = Stop.TIMEOUT, True
-            self.actions.append(Halt(call.id, True))
+            self._halt_by_force(call)
+
+    def _halt_by_force(self, call: Running) -> None:
+        self.actions.append(Halt(call.id, True))
+        # Where nothing can be killed, the body sees the exception when it comes back from its wait.
+        self.waits.interrupt(call)
 
     def finished(self, call_id: int, tag: Tag, *, retryable: bool = False, duration: float = 0.0) -> None:
         """Learn that a call has ended with an outcome."""
@@ -207,7 +231,7 @@ class Scheduler:
             self._stopped_for_good(call)
             return
         self._answer(call, False)
-        if tag is Tag.ERROR and retryable:
+        if tag is Tag.ERROR and retryable and call.stop is not Stop.CANCEL:
             self._retry_or_settle(call.task, Ended(call_id))
         else:
             self._settle(call.task, Ended(call_id), tag)
@@ -222,8 +246,8 @@ class Scheduler:
         if call is None:
             return True
         call.task.refusals += 1
-        if call.task.refusals >= FREE_RESTARTS:
-            self._answer(call, False)
+        if call.task.refusals >= FREE_RESTARTS and call.stop is not Stop.CANCEL:
+            call.task.attempts -= 1
             self._settle(call.task, Ended(call_id), Tag.ERROR)
             return False
         self._again(call)
@@ -234,12 +258,13 @@ class Scheduler:
         call = self._end_call(call_id)
         if call is None:
             return
-        if call.stop is not Stop.NO or call.promised:
+        if call.promised or call.answers or call.stop is Stop.TIMEOUT:
+            call.task.attempts -= not death.started
             self._stopped_for_good(call)
         elif not death.started and call.task.refusals < FREE_RESTARTS:
             call.task.refusals += 1
             self._again(call)
-        elif call.task.retry_lost:
+        elif call.task.retry_lost and call.stop is Stop.NO:
             self._retry_or_settle(call.task, Died(death))
         else:
             self._settle(call.task, Died(death), Tag.ERROR)
@@ -310,7 +335,7 @@ class Scheduler:
         call.answers.append(token)
         if force and not call.forced:
             call.forced = True
-            self.actions.append(Halt(call.id, True))
+            self._halt_by_force(call)
         elif first and not call.forced:
             if self.waits.interrupt(call):
                 call.promised = True

@@ -104,10 +104,12 @@ class Waits:
         self._scheduler.actions.append(EndWait(wait.id, wake))
 
     def interrupt(self, call: Running) -> bool:
-        """End the waits of a call's own thread, if it has any; say whether it had."""
+        """End the waits of a call's own thread, if it has any; say whether it had. It goes on without delay."""
         own = [self._waits[wait_id] for wait_id in call.waits if self._waits[wait_id].main]
         for wait in own:
             self.end(wait, Wake.INTERRUPTED)
+        if call.id in self._resuming:
+            self._go_on(call)
         return bool(own)
 
     def abandon(self, call: Running) -> None:
@@ -127,6 +129,7 @@ class Waits:
     def _go_on(self, call: Running) -> None:
         taken = self._scheduler.ledger.take_on(call.grant.node, self._missing(call))
         call.grant = Grant(call.grant.node, {**call.grant.need, **taken.need}, {**call.grant.gpus, **taken.gpus})
+        call.queued = False
         del self.blocked[call.id]
         self._scheduler.actions.append(Resume(call.id))
         self._scheduler.actions += self._resuming.pop(call.id, [])
