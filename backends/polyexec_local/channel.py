@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import pickle
 import socket
@@ -22,9 +23,14 @@ import attrs
 from polyexec.spi import Stored
 from polyexec_local.memory import THRESHOLD, Layout, SharedValue, share, view
 
-_LENGTH = struct.Struct("<Q")
+_MAGIC = b"plex"
+_LENGTH = struct.Struct("<4sQ")
 _CHUNK = 1 << 20
-_DESCRIPTORS = 64
+_DESCRIPTORS = 250
+"""Sent with one message at most; Linux allows 253."""
+
+_NO_SIGNAL: int = getattr(socket, "MSG_NOSIGNAL", 0)
+"""A program may have given SIGPIPE its default back, by which a worker's death would end the driver."""
 
 
 @attrs.frozen
@@ -48,33 +54,28 @@ class Encoded:
 
     Attributes:
         parts: bytes, in order.
-        descriptors: to go along with the first byte.
-        owned: shared memory to give back after sending.
+        shared: their descriptors go along with the first bytes; held until then, so that none is closed before.
     """
 
     parts: list[Any]
-    descriptors: list[int]
-    owned: list[SharedValue]
+    shared: list[SharedValue]
 
 
 def encode(kind: str, fields: tuple[Any, ...] = (), values: Sequence[Stored | SharedValue] = ()) -> Encoded:
     """Encode a message; large values are copied into shared memory."""
-    encoded = Encoded([], [], [])
+    encoded = Encoded([], [])
     shapes: list[tuple[bool, Layout]] = []
     for given in values:
-        value = given
-        if isinstance(value, Stored) and value.nbytes > THRESHOLD:
-            value = share(value)
-            encoded.owned.append(value)
+        value = share(given) if isinstance(given, Stored) and given.nbytes > THRESHOLD else given
         if isinstance(value, SharedValue):
             shapes.append((True, value.layout))
-            encoded.descriptors.append(value.descriptor)
+            encoded.shared.append(value)
         else:
             buffers = [memoryview(buffer).cast("B") for buffer in value.buffers]
             shapes.append((False, Layout(len(value.data), tuple(buffer.nbytes for buffer in buffers))))
             encoded.parts += [value.data, *buffers]
     head = pickle.dumps((kind, fields, tuple((shared, s.data, s.buffers) for shared, s in shapes)))
-    encoded.parts.insert(0, _LENGTH.pack(len(head)) + head)
+    encoded.parts.insert(0, _LENGTH.pack(_MAGIC, len(head)) + head)
     return encoded
 
 
@@ -92,8 +93,12 @@ class Channel:
         self._writing = threading.Lock()
         self._received = bytearray()
         self._descriptors: deque[int] = deque()
-        self._outgoing: deque[tuple[memoryview, list[int]]] = deque()
-        self._owned: list[SharedValue] = []
+        self._outgoing: deque[tuple[memoryview, Sequence[SharedValue]]] = deque()
+
+    @property
+    def pending(self) -> bool:
+        """Whether something that was enqueued has not been sent."""
+        return bool(self._outgoing)
 
     def fileno(self) -> int:
         """Give the descriptor, for selectors."""
@@ -102,25 +107,21 @@ class Channel:
     def send(self, encoded: Encoded) -> None:
         """Send a frame; blocks until the other end has room. Raises ``OSError`` if it is gone."""
         with self._writing:
-            try:
-                first = b"".join(encoded.parts) if _small(encoded) else encoded.parts[0]
-                self._send_all(memoryview(first), encoded.descriptors)
-                if first is encoded.parts[0]:
-                    for part in encoded.parts[1:]:
-                        self._send_all(memoryview(part), [])
-            finally:
-                _give_back(encoded.owned)
+            for part in _outgoing(encoded):
+                left = part
+                while left[0].nbytes:
+                    left = self._send_some(*left)
 
-    def _send_all(self, data: memoryview, descriptors: list[int]) -> None:
-        while data.nbytes:
-            data = data[self._send_some(data, descriptors) :]
-            descriptors = []
-
-    def _send_some(self, data: memoryview, descriptors: list[int]) -> int:
-        if not descriptors:
-            return self._socket.send(data[:_CHUNK])
-        rights = array.array("i", descriptors)
-        return self._socket.sendmsg([data[:_CHUNK]], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    def _send_some(self, data: memoryview, shared: Sequence[SharedValue]) -> tuple[memoryview, Sequence[SharedValue]]:
+        """Send what there is room for; give what is left."""
+        if not shared:
+            return data[self._socket.send(data[:_CHUNK], _NO_SIGNAL) :], ()
+        later = shared[_DESCRIPTORS:]
+        rights = array.array("i", [value.descriptor for value in shared[:_DESCRIPTORS]])
+        # Descriptors need a byte to go with; a head has more bytes than values.
+        part = data[: 1 if later else _CHUNK]
+        sent = self._socket.sendmsg([part], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], _NO_SIGNAL)
+        return data[sent:], later
 
     def enqueue(self, encoded: Encoded) -> bool:
         """Send without blocking what there is room for, and keep the rest for ``flush``; for one thread.
@@ -128,49 +129,48 @@ class Channel:
         Returns:
             Whether all has been sent.
         """
-        for index, part in enumerate([b"".join(encoded.parts)] if _small(encoded) else encoded.parts):
-            self._outgoing.append((memoryview(part), encoded.descriptors if index == 0 else []))
-        self._owned += encoded.owned
+        self._outgoing += _outgoing(encoded)
         return self.flush()
 
     def flush(self) -> bool:
         """Send what is left without blocking; say whether all has been sent."""
         while self._outgoing:
-            data, descriptors = self._outgoing[0]
+            data, shared = self._outgoing[0]
             try:
-                sent = self._send_some(data, descriptors) if data.nbytes else 0
+                while data.nbytes:
+                    self._outgoing[0] = data, shared = self._send_some(data, shared)
             except BlockingIOError:
                 return False
-            if sent < data.nbytes:
-                self._outgoing[0] = (data[sent:], [])
-            else:
-                self._outgoing.popleft()
-        _give_back(self._owned)
-        self._owned = []
+            self._outgoing.popleft()
         return True
 
-    def receive(self) -> Iterator[Frame] | None:
+    def receive(self) -> deque[Frame] | None:
         """Read once, and give the frames that are complete; None at the end of the stream.
 
         Raises:
             BlockingIOError: there is nothing, and the socket does not block.
-            ConnectionError: the other end is gone.
+            OSError: the other end is gone, or what it sends is not good, or finds no room here; the channel is of no
+                use any more.
         """
         space = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
-        data, ancillary, _, _ = self._socket.recvmsg(_CHUNK, space, socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, flags, _ = self._socket.recvmsg(_CHUNK, space, socket.MSG_CMSG_CLOEXEC)
         for level, kind, rights in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 numbers = array.array("i")
                 numbers.frombytes(rights[: len(rights) - len(rights) % numbers.itemsize])
                 self._descriptors.extend(numbers)
+        if flags & socket.MSG_CTRUNC:
+            raise OSError(errno.EMFILE, "no descriptor is left for the values that arrive")
         if not data:
             return None
         self._received += data
-        return self._frames()
+        return deque(self._frames())
 
     def _frames(self) -> Iterator[Frame]:
         while len(self._received) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._received)
+            magic, length = _LENGTH.unpack_from(self._received)
+            if magic != _MAGIC:
+                raise ConnectionError("something else than a frame has come, written by a task perhaps")
             begin = _LENGTH.size + length
             if len(self._received) < begin:
                 return
@@ -201,17 +201,14 @@ class Channel:
 
     def close(self) -> None:
         """Close the end, and all descriptors that were not used."""
-        _give_back(self._owned)
+        self._outgoing.clear()
         while self._descriptors:
             os.close(self._descriptors.popleft())
         with contextlib.suppress(OSError):
             self._socket.close()
 
 
-def _small(encoded: Encoded) -> bool:
-    return sum(len(part) for part in encoded.parts) <= THRESHOLD
-
-
-def _give_back(owned: list[SharedValue]) -> None:
-    for value in owned:
-        value.close()
+def _outgoing(encoded: Encoded) -> Iterator[tuple[memoryview, Sequence[SharedValue]]]:
+    small = sum(len(part) for part in encoded.parts) <= THRESHOLD
+    for index, part in enumerate([b"".join(encoded.parts)] if small else encoded.parts):
+        yield memoryview(part), encoded.shared if index == 0 else ()

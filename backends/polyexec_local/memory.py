@@ -5,6 +5,7 @@ Nothing appears in /dev/shm, and nothing is left whatever dies: the memory goes 
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import tempfile
@@ -43,21 +44,18 @@ class Layout:
 
 @attrs.define(eq=False)
 class SharedValue:
-    """A value in shared memory, owned by whoever holds this object.
+    """A value in shared memory; the file is closed with the last reference to this object, mappings stay.
 
     Attributes:
-        descriptor: the file; -1 once closed.
+        descriptor: the file.
         layout: where the parts lie.
     """
 
     descriptor: int
     layout: Layout
 
-    def close(self) -> None:
-        """Give the descriptor back; mappings stay."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+    def __del__(self) -> None:
+        os.close(self.descriptor)
 
 
 def share(stored: Stored) -> SharedValue:
@@ -89,11 +87,12 @@ def view(descriptor: int, layout: Layout, *, private: bool) -> Stored:
 
     Returns:
         The value; its buffers keep the mapping alive.
+
+    Raises:
+        OSError: there is no room for a mapping.
     """
     offsets = layout.offsets()
-    protection = mmap.PROT_READ | (mmap.PROT_WRITE if private else 0)
-    flags = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
-    mapped = memoryview(mmap.mmap(descriptor, max(1, offsets[-1]), flags=flags, prot=protection))
+    mapped = _Mapping(descriptor, max(1, offsets[-1]), private=private).view()
     buffers: Sequence[Buffer] = [
         mapped[offset : offset + length] for offset, length in zip(offsets[1:], layout.buffers, strict=False)
     ]
@@ -111,3 +110,40 @@ def _write(descriptor: int, data: memoryview, offset: int) -> None:
     while data.nbytes:
         written = os.pwrite(descriptor, data[: 1 << 30], offset)
         data, offset = data[written:], offset + written
+
+
+class _Mapping:
+    """A mapping that ends with its last view. Unlike those of ``mmap`` before Python 3.13 it keeps no descriptor."""
+
+    def __init__(self, descriptor: int, length: int, *, private: bool) -> None:
+        self._address = self._length = 0
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if private else 0)
+        flags = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
+        address = _libc.mmap(None, length, protection, flags, descriptor, 0)
+        if address == _FAILED:
+            raise OSError(ctypes.get_errno(), f"mapping {length} bytes: {os.strerror(ctypes.get_errno())}")
+        self._address, self._length, self._private = address, length, private
+
+    def view(self) -> memoryview:
+        memory = (ctypes.c_char * self._length).from_address(self._address)
+        memory.mapping = self  # type: ignore[attr-defined]  # keeps it alive as long as any part of the memory is used
+        seen = memoryview(memory).cast("B")
+        return seen if self._private else seen.toreadonly()
+
+    def __del__(self) -> None:
+        if self._length:
+            _libc.munmap(self._address, self._length)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_FAILED = ctypes.c_void_p(-1).value

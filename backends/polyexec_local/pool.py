@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import signal
 import socket
-import subprocess
 import threading
 import time
 from collections import deque
@@ -21,58 +19,19 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from polyexec import envelope
+from polyexec.errors import BackendBroken
 from polyexec.spi import Death, Host, Outcome, Verdict
-from polyexec_local.channel import Channel, Encoded, Frame, encode
-from polyexec_local.worker import command
+from polyexec_local.channel import Encoded, Frame, encode
+from polyexec_local.member import Worker
 
 _EXIT_GRACE = 5.0
 """Seconds that workers get to end by themselves when the pool stops."""
 
+_END_GRACE = 1.0
+"""Seconds that a worker gets to end when it cannot be spoken to any more."""
 
-class Worker:
-    """One process, from its start to its burial.
-
-    Attributes:
-        ready: it has been set up, and takes calls.
-        call: the call that it runs, None if it is idle.
-        deadline: when it must be ready.
-    """
-
-    def __init__(self, timeout: float) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(
-                command(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        ours.setblocking(False)
-        self.channel = Channel(ours, private=False)
-        self.lifeline = os.pidfd_open(self.process.pid) if hasattr(os, "pidfd_open") else -1
-        self.deadline = time.monotonic() + timeout
-        self.timeout = timeout
-        self.ready = False
-        self.leaving = False
-        self.call: int | None = None
-
-    def kill(self) -> None:
-        """Kill the process, and what its tasks have started in its session."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-    def bury(self) -> int:
-        """Reap the process; give what ``Popen.returncode`` gives."""
-        if self.lifeline >= 0:
-            os.close(self.lifeline)
-        self.channel.close()
-        code = self.process.wait()
-        self.kill_rest()
-        return code
-
-    def kill_rest(self) -> None:
-        """Kill what the dead process has left in its process group (F16)."""
-        self.kill()
+_LONGEST_PAUSE = 3600.0
+"""Seconds; the system's own limit for a wait is less than what users may give as a timeout."""
 
 
 class Pool:
@@ -124,12 +83,15 @@ class Pool:
         self._post(self._stop, kill)
         self._thread.join()
         self._selector.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        descriptors = self._wake_read, self._wake_write
+        # Whoever posts from now on must not write into a file that gets the same number.
+        self._wake_read = self._wake_write = -1
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     def _post(self, function: Callable[..., None], *args: Any) -> None:
         self._posted.put((function, args))
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):
             os.write(self._wake_write, b"\0")
 
     # In the pool's thread
@@ -137,8 +99,17 @@ class Pool:
     def _run(self) -> None:
         while not (self._stopping and not self._workers):
             for key, events in self._selector.select(self._pause()):
-                self._serve(key.data, events, key.fd)
-            self._end_late_starters()
+                self._guarded(self._serve, key.data, events, key.fd)
+            self._kill_late()
+
+    def _guarded(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            function(*args)
+        except Exception as error:
+            # Whatever it is, the thread lives on, so that every worker is buried and nobody waits for ever.
+            broken = BackendBroken(f"internal error of the worker pool: {error!r}")
+            broken.__cause__ = error
+            self._host.broken(broken)
 
     def _serve(self, worker: Worker | None, events: int, descriptor: int) -> None:
         if worker is None:
@@ -148,7 +119,6 @@ class Pool:
         elif worker not in self._workers:
             return
         elif descriptor == worker.lifeline:
-            self._drain(worker)
             self._bury(worker)
         else:
             if events & selectors.EVENT_WRITE:
@@ -162,7 +132,7 @@ class Pool:
                 function, args = self._posted.get_nowait()
             except Empty:
                 return
-            function(*args)
+            self._guarded(function, *args)
 
     def _read(self, worker: Worker) -> bool:
         """Take what a worker has sent; False at the end of its stream."""
@@ -170,11 +140,16 @@ class Pool:
             frames = worker.channel.receive()
         except BlockingIOError:
             return True
-        except OSError:
+        except ConnectionResetError:
+            worker.deaf, frames = True, None
+        except OSError as error:
+            self._give_up(worker, f"what it sent cannot be taken: {error}")
             frames = None
         if frames is None:
             if worker.lifeline >= 0:
                 self._selector.unregister(worker.channel)
+            # Its end follows in a moment; if not, it is of no use any more.
+            worker.deadline = min(worker.deadline, time.monotonic() + _END_GRACE)
             return False
         for frame in frames:
             self._take(worker, frame)
@@ -186,16 +161,21 @@ class Pool:
             while (frames := worker.channel.receive()) is not None:
                 for frame in frames:
                     self._take(worker, frame)
+        except ConnectionResetError:
+            worker.deaf = True
         except OSError:
             return
 
+    @staticmethod
+    def _give_up(worker: Worker, cause: str) -> None:
+        worker.cause = worker.cause or cause
+        worker.kill()
+
     def _take(self, worker: Worker, frame: Frame) -> None:
         if frame.kind == "finished":
-            self._free(worker)
-            self._host.finished(frame.fields[0], Outcome.of(frame.values[0]))
+            self._end_call(worker, frame, Outcome.of(frame.values[0]))
         elif frame.kind == "failed":
-            self._free(worker)
-            self._host.finished(frame.fields[0], envelope.exhausted(frame.fields[1]))
+            self._end_call(worker, frame, envelope.exhausted(frame.fields[1]))
         elif frame.kind == "request":
             number, call_id = frame.fields
             self._host.request((worker, number), call_id, frame.values[0])
@@ -204,12 +184,17 @@ class Pool:
         elif frame.kind == "ready":
             self._became_ready(worker, frame)
 
+    def _end_call(self, worker: Worker, frame: Frame, outcome: Outcome) -> None:
+        if worker.call == frame.fields[0]:
+            self._free(worker)
+            self._host.finished(frame.fields[0], outcome)
+
     def _became_ready(self, worker: Worker, frame: Frame) -> None:
         if frame.values:
             self._retire(worker)
             self._refuse(Outcome.of(frame.values[0]))
             return
-        worker.ready = True
+        worker.ready, worker.deadline = True, float("inf")
         self._refused = False
         self._free(worker)
 
@@ -222,6 +207,8 @@ class Pool:
 
     def _free(self, worker: Worker) -> None:
         worker.call = None
+        if worker.gone or worker.leaving:
+            return
         if self._waiting:
             self._hand_over(worker, *self._waiting.popleft())
             return
@@ -230,24 +217,31 @@ class Pool:
             self._retire(self._idle.pop(0))
 
     def _submit(self, call_id: int, encoded: Encoded) -> None:
-        if self._idle:
-            self._hand_over(self._idle.pop(), call_id, encoded)
-        else:
-            self._waiting.append((call_id, encoded))
-            self._fill()
+        if self._stopping:
+            return
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.lives():
+                self._hand_over(worker, call_id, encoded)
+                return
+        self._waiting.append((call_id, encoded))
+        self._fill()
 
     def _hand_over(self, worker: Worker, call_id: int, encoded: Encoded) -> None:
         worker.call = call_id
         self._send(worker, encoded)
+        worker.fresh = True
 
     def _fill(self) -> None:
         """Start the workers that are missing: one for each call that waits, and the usual number at least.
 
         After a failed start only those are started that a call waits for, so that failing is bounded by the core.
         """
+        if self._stopping:
+            return
         starting = sum(not worker.ready and not worker.leaving for worker in self._workers)
         busy = sum(worker.call is not None for worker in self._workers)
-        usual = 0 if self._refused or self._stopping else self._size - busy - len(self._idle) - starting
+        usual = 0 if self._refused else self._size - busy - len(self._idle) - starting
         for _ in range(max(usual, len(self._waiting) - starting)):
             self._start_worker()
 
@@ -269,14 +263,16 @@ class Pool:
             self._post(self._host.finished, self._waiting.popleft()[0], outcome)
 
     def _send(self, worker: Worker, encoded: Encoded) -> None:
-        if worker not in self._workers:
-            for value in encoded.owned:
-                value.close()
+        if worker not in self._workers or worker.cause:
             return
+        worker.fresh = False
         try:
             done = worker.channel.enqueue(encoded)
-        except OSError:
+        except (BrokenPipeError, ConnectionResetError):
             # It is dying; its lifeline says so in a moment.
+            return
+        except OSError as error:
+            self._give_up(worker, f"nothing can be sent to it: {error}")
             return
         if not done:
             self._selector.modify(worker.channel, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
@@ -306,6 +302,9 @@ class Pool:
         self._send(worker, encode("exit"))
 
     def _bury(self, worker: Worker) -> None:
+        worker.gone = True
+        self._drain(worker)
+        begun = not worker.fresh or not (worker.deaf or worker.channel.pending)
         self._workers.remove(worker)
         if worker in self._idle:
             self._idle.remove(worker)
@@ -315,30 +314,32 @@ class Pool:
         code = worker.bury()
         if worker.call is not None:
             signal_number, exit_code = (-code, None) if code < 0 else (None, code)
-            self._host.lost(worker.call, Death(self._hostname, worker.process.pid, signal_number, exit_code))
+            pid = worker.process.pid
+            death = Death(self._hostname, pid, signal_number, exit_code, worker.cause, started=begun)
+            self._host.lost(worker.call, death)
         if not worker.ready and not worker.leaving:
-            ending = f"signal {-code}" if code < 0 else f"exit code {code}"
-            self._refuse(envelope.refusal(f"a worker process ended while it started, with {ending}"))
+            ending = worker.cause or f"signal {-code}" if code < 0 else f"exit code {code}"
+            self._refuse(envelope.refusal(f"a worker process ended while it started: {ending}"))
         elif not self._stopping:
             self._fill()
 
     def _pause(self) -> float | None:
-        starting = [worker.deadline for worker in self._workers if not worker.ready]
-        return max(0.0, min(starting) - time.monotonic()) if starting else None
+        first = min((worker.deadline for worker in self._workers), default=float("inf"))
+        return None if first == float("inf") else min(max(0.0, first - time.monotonic()), _LONGEST_PAUSE)
 
-    def _end_late_starters(self) -> None:
+    def _kill_late(self) -> None:
         for worker in self._workers:
-            if not worker.ready and worker.deadline <= time.monotonic():
+            if worker.deadline <= time.monotonic():
                 worker.deadline = float("inf")
-                worker.kill()
+                self._give_up(worker, f"it was not ready within {self._start_timeout:g} s" if not worker.ready else "")
 
     def _stop(self, kill: bool) -> None:
         self._stopping = True
+        self._waiting.clear()
         for worker in self._workers:
             if kill or not worker.ready:
                 worker.leaving = True
                 worker.kill()
             else:
                 self._retire(worker)
-            # From here on the deadline is that of its end.
-            worker.ready, worker.deadline = False, time.monotonic() + _EXIT_GRACE
+            worker.deadline = time.monotonic() + _EXIT_GRACE

@@ -72,11 +72,6 @@ class ProcessBackend(Backend):
         assert isinstance(handle, SharedValue)
         return view(handle.descriptor, handle.layout, private=False)
 
-    def free(self, handle: object) -> None:
-        """Give shared memory back; it goes when nobody maps it any more."""
-        assert isinstance(handle, SharedValue)
-        handle.close()
-
 
 def _movable(value: Value) -> Stored | SharedValue:
     if value.stored is not None:

@@ -41,9 +41,14 @@ class _Worker:
         """Serve until the driver says goodbye."""
         threading.Thread(target=self._read, name="polyexec-reader", daemon=True).start()
         threading.Thread(target=self._send, name="polyexec-sender", daemon=True).start()
+        pid = os.getpid()
         while (frame := self._calls.get()) is not None:
-            self._channel.send(self._answer(frame))
-            del frame
+            answer = self._answer(frame)
+            if os.getpid() != pid:
+                # The task has forked, and this is its child; only the worker itself may answer.
+                os._exit(0)
+            self._channel.send(answer)
+            del frame, answer
 
     def _answer(self, frame: Frame) -> Encoded:
         if frame.kind == "setup":
@@ -65,11 +70,12 @@ class _Worker:
     def _read(self) -> None:
         try:
             while (frames := self._channel.receive()) is not None:
-                for frame in frames:
-                    self._take(frame)
-        except OSError:
+                while frames:
+                    # Nothing of a frame may live here until the next one comes (O5).
+                    self._take(frames.popleft())
+        finally:
+            # Whatever has gone wrong, nobody would hear of a worker that cannot read.
             _die()
-        _die()
 
     def _take(self, frame: Frame) -> None:
         if frame.kind == "interrupt":
@@ -121,6 +127,8 @@ def _import_path() -> list[Any]:
 def main() -> None:
     """Run a worker; the first argument is the descriptor of its socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The driver's thread may have blocked it, and a task could not be interrupted.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.setblocking(True)
     os.set_inheritable(connection.fileno(), False)
