@@ -1,0 +1,88 @@
+# Needs Python >= 3.11, make and git. `make demo` shows the library at work, `make test` checks everything.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+EXTRAS := ray,dask,testing,dev,docs
+BACKENDS := serial threads process dask ray
+REPORTS := build/conformance
+PYTEST := $(BIN)/python -m pytest -q -p no:cacheprovider
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export NO_MKDOCS_2_WARNING := 1
+unexport POLYEXEC_BACKEND POLYEXEC_REQUIRE PYTHONPATH PYTHONHOME
+
+.NOTPARALLEL:
+.PHONY: demo test lint types unit suite backends conformance packaging docs bench table clean
+
+demo: $(READY)
+	@$(BIN)/python examples/demo.py $(BACKENDS)
+
+test: lint types unit packaging docs suite backends conformance
+	@echo "make test: all passed"
+
+lint: $(READY)
+	@echo "== lint"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(READY)
+	@echo "== types"
+	@$(BIN)/mypy
+
+unit: $(READY)
+	@echo "== core, command and examples"
+	@$(PYTEST) tests/core tests/cli tests/examples
+
+suite: $(READY)
+	@echo "== the suite against faulty backends"
+	@$(PYTEST) tests/suite
+
+backends: $(READY)
+	@echo "== what is particular to a backend"
+	@$(PYTEST) tests/backends
+
+packaging: $(READY)
+	@echo "== packaging"
+	@$(PYTEST) tests/packaging
+
+docs: $(READY)
+	@echo "== documentation"
+	@$(BIN)/mkdocs build --strict --site-dir build/site
+	@$(PYTEST) tests/docs
+
+# Every backend is tried even if one fails, so that the reports are complete.
+conformance: $(READY)
+	@mkdir -p $(REPORTS)
+	@failed=; for backend in $(BACKENDS); do \
+		echo "== conformance of $$backend"; \
+		POLYEXEC_REQUIRE=ray,dask $(PYTEST) --pyargs polyexec.testing --backend "$$backend" \
+			--backend-report "$(REPORTS)/$$backend.json" || failed="$$failed $$backend"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "make conformance: failed on$$failed" >&2; exit 1; fi
+
+table: $(READY)
+	@for backend in $(BACKENDS); do test -f "$(REPORTS)/$$backend.json" || { \
+		echo "make table: no report on $$backend yet: run 'make conformance' first" >&2; exit 1; }; done
+	@$(BIN)/python -m polyexec.testing.table $(BACKENDS:%=$(REPORTS)/%.json) > build/conformance.md
+	@mv build/conformance.md docs/reference/conformance.md
+
+bench: $(READY)
+	@$(BIN)/python benchmarks/layer_cost.py ray dask
+
+clean:
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache
+
+# A half-made environment has no stamp, and is made again from scratch.
+$(READY): pyproject.toml
+	@python=$${PYTHON:-}; \
+	for name in $$python python3 python3.14 python3.13 python3.12 python3.11 python; do \
+		"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { found=$$name; break; }; \
+	done; \
+	if [ -z "$${found:-}" ]; then echo "make: no Python >= 3.11 found; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; fi; \
+	echo "== setting up $(VENV) with $$("$$found" --version)"; \
+	"$$found" -m venv --clear $(VENV) || { \
+		echo "make: $$found cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/pip install --quiet -e ".[$(EXTRAS)]" || { \
+		echo "make: pip could not install the dependencies; its message is above" >&2; exit 1; }
+	@touch $@
