@@ -1,0 +1,216 @@
+"""Looking at this machine from beside the executor: processes, threads, descriptors, shared memory.
+
+On Linux only; elsewhere snapshots are empty and the checks that need them hold trivially.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+from polyexec.testing.tools import eventually
+
+LINUX = Path("/proc/self/stat").exists()
+_MARK_NAME = "POLYEXEC_TESTING_RUN"
+_HELPERS = ("resource_tracker", "forkserver")
+_GRACE = 5.0
+
+
+class LeakError(AssertionError):
+    """Something is left that a test or an executor should have taken away."""
+
+
+def mark_environment() -> None:
+    """Mark this process's environment, so that whatever is started from now on can be found wherever it hides."""
+    os.environ.setdefault(_MARK_NAME, uuid.uuid4().hex)
+
+
+@attrs.frozen
+class Process:
+    """A process that lives.
+
+    Attributes:
+        pid: its id.
+        start: when it started, in ticks since boot; with the id it is unique.
+        parent: id of its parent.
+        command: its command line.
+    """
+
+    pid: int
+    start: int
+    parent: int = attrs.field(eq=False)
+    command: str = attrs.field(eq=False)
+
+
+def read_process(pid: int) -> Process | None:
+    """Give a process, None if there is none or if it is a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except (OSError, ValueError):
+        return None
+    return None if fields[0] in "ZX" else Process(pid, int(fields[19]), int(fields[1]), command)
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process lives."""
+    if LINUX:
+        return read_process(pid) is not None
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def family() -> set[Process]:
+    """Give all processes that come from this one: its descendants, and whoever else has its marked environment."""
+    if not LINUX:
+        return set()
+    everyone = {
+        found.pid: found for name in os.listdir("/proc") if name.isdigit() and (found := read_process(int(name)))
+    }
+    return {found for found in everyone.values() if found.pid != os.getpid() and _belongs(found, everyone)}
+
+
+def _belongs(process: Process, everyone: dict[int, Process]) -> bool:
+    ancestor: Process | None = process
+    while ancestor is not None and ancestor.pid > 1:
+        if ancestor.parent == os.getpid():
+            return True
+        ancestor = everyone.get(ancestor.parent)
+    mark = os.environ.get(_MARK_NAME, "")
+    try:
+        return bool(mark) and f"{_MARK_NAME}={mark}".encode() in Path(f"/proc/{process.pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+def descriptors() -> Counter[str]:
+    """Count the open descriptors of this process by what they refer to, without numbers."""
+    kinds: Counter[str] = Counter()
+    for path in Path("/proc/self/fd").iterdir() if LINUX else ():
+        try:
+            kinds[re.sub(r"\d+", "N", os.readlink(path))] += 1
+        except OSError:
+            continue
+    return kinds
+
+
+def shared_memory() -> set[str]:
+    """Give the names in shared memory and among temporary files that are polyexec's own."""
+    return set(_own_names("/dev/shm")) | set(_own_names(os.environ.get("TMPDIR", "/tmp")))
+
+
+def _own_names(folder: str) -> Iterator[str]:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    own = re.compile(rf"polyexec-(?!testing).*|.*\D{os.getpid()}\D.*")
+    yield from (f"{folder}/{name}" for name in names if own.fullmatch(name))
+
+
+def memory() -> int:
+    """Give the memory of this process and its family in bytes: what is mapped, shared pages counted once."""
+    pids = [os.getpid(), *(found.pid for found in family())]
+    return sum(map(_proportional, pids)) + _unmapped(pids)
+
+
+def _proportional(pid: int) -> int:
+    try:
+        found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
+
+
+def _unmapped(pids: list[int]) -> int:
+    sizes: dict[tuple[int, int], int] = {}
+    for pid in pids:
+        try:
+            mapped = {line.split()[4] for line in Path(f"/proc/{pid}/maps").read_text().splitlines()}
+            for path in Path(f"/proc/{pid}/fd").iterdir():
+                if os.readlink(path).startswith(("/memfd:", "/dev/shm/")):
+                    found = os.stat(path)
+                    sizes[found.st_dev, found.st_ino] = 0 if str(found.st_ino) in mapped else found.st_blocks * 512
+        except OSError:
+            continue
+    return sum(sizes.values())
+
+
+@attrs.frozen
+class Snapshot:
+    """What there is at one time.
+
+    Attributes:
+        threads: idents of the threads of this process.
+        processes: the family.
+        open: descriptors by kind.
+        names: in shared memory and among temporary files.
+    """
+
+    threads: dict[int, str]
+    processes: set[Process]
+    open: Counter[str]
+    names: set[str]
+
+    @staticmethod
+    def take() -> Snapshot:
+        """Look now."""
+        gc.collect()
+        threads = {thread.ident: thread.name for thread in threading.enumerate() if thread.ident is not None}
+        return Snapshot(threads, family(), descriptors(), shared_memory())
+
+    def leaks(self, *, threads: int = 0, processes: int = 0, files: int = 0) -> list[str]:
+        """Say what is there now and was not then.
+
+        Args:
+            threads: how many more threads are allowed.
+            processes: how many more processes.
+            files: how many more descriptors.
+
+        Returns:
+            One text for each kind of leak, none if there is none.
+        """
+        now = Snapshot.take()
+        found: list[str] = []
+        new_threads = [name for ident, name in now.threads.items() if ident not in self.threads]
+        if len(new_threads) > threads:
+            found.append(f"threads {new_threads}")
+        new_processes = [item for item in now.processes - self.processes if not _is_helper(item)]
+        if len(new_processes) > processes:
+            found.append(f"processes {[(item.pid, item.command[:120]) for item in new_processes]}")
+        more = now.open - self.open
+        if sum(now.open.values()) - sum(self.open.values()) > files:
+            found.append(f"descriptors {dict(more)}")
+        if now.names - self.names and not files:
+            found.append(f"files {sorted(now.names - self.names)}")
+        return found
+
+    def check(self, *, threads: int = 0, processes: int = 0, files: int = 0) -> None:
+        """Raise ``LeakError`` if something is left after a grace of some seconds."""
+        if not LINUX or not self.leaks(threads=threads, processes=processes, files=files):
+            return
+        last: list[str] = []
+
+        def clean() -> bool:
+            last[:] = self.leaks(threads=threads, processes=processes, files=files)
+            return not last
+
+        try:
+            eventually(clean, limit=_GRACE)
+        except AssertionError:
+            raise LeakError(f"left after {_GRACE:g} s: {'; '.join(last)}") from None
+
+
+def _is_helper(process: Process) -> bool:
+    return any(name in process.command for name in _HELPERS)
