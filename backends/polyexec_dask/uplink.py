@@ -1,0 +1,124 @@
+"""How running calls ask the driver for something and wait for its replies."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+
+from polyexec.errors import BackendLost
+from polyexec.spi import Stored
+from polyexec_dask.engine import secede, thread_state
+from polyexec_dask.link import Message, pack
+
+
+class DriverGone(BackendLost):
+    """Nobody is there any more to tell or to ask."""
+
+
+@attrs.define(eq=False)
+class _Waiter:
+    call_id: int
+    thread: int = attrs.field(factory=threading.get_ident)
+    woken: threading.Event = attrs.field(factory=threading.Event)
+    reply: tuple[bytes, Sequence[Any]] | None = None
+    must_secede: bool = False
+    is_lost: bool = False
+
+
+class Requests:
+    """The requests of all calls of a process that wait for a reply.
+
+    Args:
+        post: sends a message; raises ``DriverGone``.
+        resolve: gives a value that a message has or refers to.
+    """
+
+    def __init__(self, post: Callable[[Message], None], resolve: Callable[[Any], Stored]) -> None:
+        self._post = post
+        self._resolve = resolve
+        self._numbers = itertools.count(1)
+        self._waiters: dict[int, _Waiter] = {}
+        self._seceded: dict[int, int] = {}
+
+    def ask(self, call_id: int, message: Stored) -> tuple[bytes, Sequence[Stored]]:
+        """Send a request of a running call, and wait for its reply.
+
+        Args:
+            call_id: the call.
+            message: the request.
+
+        Returns:
+            The reply's message and values.
+
+        Raises:
+            BackendLost: the driver is gone.
+        """
+        waiter = _Waiter(call_id)
+        number = next(self._numbers)
+        self._waiters[number] = waiter
+        try:
+            self._post(("request", call_id, number, pack(message)))
+            while waiter.reply is None:
+                if waiter.is_lost:
+                    raise DriverGone(f"the driver of call {call_id} is gone")
+                waiter.woken.wait()
+                waiter.woken.clear()
+                if waiter.must_secede:
+                    waiter.must_secede = False
+                    self.leave_pool(call_id)
+        finally:
+            self._waiters.pop(number, None)
+        reply, values = waiter.reply
+        return reply, [self._resolve(value) for value in values]
+
+    def leave_pool(self, call_id: int) -> None:
+        """Let Dask start another task beside the one that runs in this thread."""
+        # Once is enough: Dask's pool does not count the thread any more until its task has ended.
+        thread = threading.get_ident()
+        is_of_pool = hasattr(thread_state, "start_time")
+        if is_of_pool and self._seceded.get(thread) != call_id:
+            self._seceded[thread] = call_id
+            secede()
+
+    def reply(self, number: int, message: bytes, values: Sequence[Any]) -> None:
+        """Take a reply."""
+        waiter = self._waiters.get(number)
+        if waiter is not None:
+            waiter.reply = (message, values)
+            waiter.woken.set()
+
+    def secede(self, call_id: int) -> None:
+        """Let a call that waits leave Dask's thread pool, so that another call can start beside it."""
+        for waiter in self._of(call_id):
+            waiter.must_secede = True
+            waiter.woken.set()
+
+    def wake(self, call_id: int) -> None:
+        """Let the threads of a call that wait come back to Python for a moment, so that an interrupt can arrive."""
+        for waiter in self._of(call_id):
+            waiter.woken.set()
+
+    def lose(self) -> None:
+        """Note that no reply will come any more."""
+        for waiter in list(self._waiters.values()):
+            waiter.is_lost = True
+            waiter.woken.set()
+
+    def _of(self, call_id: int) -> list[_Waiter]:
+        return [waiter for waiter in list(self._waiters.values()) if waiter.call_id == call_id]
+
+
+@attrs.frozen(eq=False)
+class CallUplink:
+    """How one running call reaches the executor."""
+
+    requests: Requests
+    call_id: int
+
+    def request(self, message: Stored) -> tuple[bytes, Sequence[Stored]]:
+        """Send a message, wait for its reply, and give the reply's message and values."""
+        return self.requests.ask(self.call_id, message)
