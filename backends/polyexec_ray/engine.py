@@ -1,0 +1,293 @@
+"""Ray itself: an instance of our own, or the connection to a cluster. Ray allows one of them in a process.
+
+An own instance is shared by all executors of the process that want one, and stopped with the last. It lives in one
+thread, because Linux kills Ray's processes when the thread that started them ends, which is also what makes them end
+with the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import attrs
+import ray
+from ray._private import ray_constants
+
+from polyexec.errors import BackendBroken, BackendLost, PolyexecError, SpecificationError
+from polyexec_ray.addresses import check_listening, resolve
+from polyexec_ray.config import RayConfig
+from polyexec_ray.debris import sweep
+
+_T = TypeVar("_T")
+_LOCK = threading.Lock()
+_current: list[Engine] = []
+
+
+class Keeper:
+    """A thread that runs functions one after the other and lives until it is told to end."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="polyexec-ray-engine", daemon=True)
+        self._thread.start()
+
+    def run(self, function: Callable[[], _T]) -> _T:
+        """Run a function in the thread, and give what it gives or raise what it raises."""
+        done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+        def job() -> None:
+            try:
+                done.put((function(), None))
+            except BaseException as error:
+                done.put((None, error))
+
+        self._jobs.put(job)
+        result, error = done.get()
+        if error is not None:
+            raise error
+        value: _T = result
+        return value
+
+    def end(self) -> None:
+        """End the thread."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+
+@attrs.define(eq=False)
+class Engine:
+    """Ray in this process.
+
+    Attributes:
+        own: we have started it, for ourselves alone.
+        client: it is reached through a Ray Client server.
+        address: of its control service.
+        dashboard: address of its dashboard, None if there is none.
+        shape: what was asked for and cannot be changed while it runs.
+        disconnects: we have made the connection, and close it.
+    """
+
+    own: bool
+    client: bool
+    address: str
+    dashboard: str | None
+    shape: tuple[Any, ...]
+    disconnects: bool
+    users: int = 1
+    _keeper: Keeper = attrs.field(factory=Keeper)
+    _folder: str | None = None
+
+    @property
+    def version(self) -> str:
+        """Ray's version."""
+        return str(ray.__version__)
+
+    def dead_process(self) -> str | None:
+        """Name a process of our own instance that has died and without which it does not work."""
+        node: Any = ray._private.worker._global_node
+        if not self.own or node is None:
+            return None
+        dead = {str(kind) for kind, _ in node.dead_processes()}
+        return next((name for name in ("gcs_server", "raylet") if name in dead), None)
+
+    def release(self) -> None:
+        """Stop or disconnect Ray if nobody else in this process uses it."""
+        with _LOCK:
+            self.users -= 1
+            if self.users:
+                return
+            _current.remove(self)
+            if self.disconnects:
+                self._keeper.run(_shut_down)
+            self._keeper.end()
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                sweep(self._folder)
+
+
+def acquire(config: RayConfig) -> Engine:
+    """Start Ray, or connect to it, or share what this process has already.
+
+    Args:
+        config: what is wanted.
+
+    Returns:
+        The engine; ``release`` it once.
+
+    Raises:
+        SpecificationError: Ray runs in this process already, in another way.
+        BackendLost: nobody answers at the address.
+        BackendBroken: Ray does not start.
+    """
+    with _LOCK:
+        if _current:
+            return _share(_current[0], config)
+        engine = _start(config) if config.address is None else _connect(config, config.address)
+        _current.append(engine)
+        return engine
+
+
+def _share(engine: Engine, config: RayConfig) -> Engine:
+    if config.address == "auto" or engine.shape == _shape(config):
+        engine.users += 1
+        return engine
+    have = f"the cluster at {engine.address}" if not engine.own else "an instance of our own with other settings"
+    raise SpecificationError(
+        f"this process uses Ray already, {have}, and Ray allows one connection in a process: close that executor "
+        f"first, or ask for the same (address, gpus, memory, resources, object_store_memory, dashboard, log_to_driver)"
+    )
+
+
+def _shape(config: RayConfig) -> tuple[Any, ...]:
+    return (
+        config.address,
+        config.gpus,
+        config.memory,
+        tuple(sorted(config.resources.items())),
+        config.object_store_memory,
+        config.dashboard,
+        config.log_to_driver,
+    )
+
+
+def _start(config: RayConfig) -> Engine:
+    if ray.is_initialized():
+        raise SpecificationError(
+            "ray.init() has been called in this process: use 'ray?address=auto' to share that connection, or call "
+            "ray.shutdown() first; inside a task use polyexec.current()"
+        )
+    keeper, folder = Keeper(), tempfile.mkdtemp(prefix="polyexec-")
+    try:
+        context = keeper.run(lambda: _initialise(config, folder))
+    except Exception as error:
+        keeper.run(_shut_down)
+        keeper.end()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise BackendBroken(f"Ray does not start: {_first_line(error)}") from error
+    dashboard = context.dashboard_url or None
+    engine = Engine(True, False, context.address_info["address"], dashboard, _shape(config), True, keeper=keeper)
+    engine._folder = folder
+    return engine
+
+
+def _initialise(config: RayConfig, folder: str) -> Any:
+    total = config.total()
+    token = os.path.join(folder, "token")
+    with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    with _private_settings(token), _quiet():
+        return ray.init(
+            "local",
+            num_cpus=int(total.cpus),
+            num_gpus=int(total.gpus),
+            resources=dict(total.custom) or None,
+            object_store_memory=config.object_store_memory,
+            include_dashboard=config.dashboard,
+            configure_logging=False,
+            log_to_driver=config.log_to_driver,
+            _memory=total.memory,
+            # Ray opens this folder to everybody, so it lies inside one that is not.
+            _temp_dir=os.path.join(folder, "ray"),
+        )
+
+
+@contextlib.contextmanager
+def _private_settings(token: str) -> Iterator[None]:
+    """Let Ray listen on the loopback interface alone, with a token of our own, and phone nobody."""
+    wanted = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": token,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    reachable = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ.update(wanted)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    _forget_settings()
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = reachable
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _forget_settings() -> None:
+    """Let Ray read its authentication settings again; it does so once in a process otherwise."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("ray")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _connect(config: RayConfig, address: str) -> Engine:
+    if ray.is_initialized():
+        if address != "auto":
+            raise SpecificationError(
+                f"ray.init() has been called in this process: use 'ray?address=auto' to share that connection, or "
+                f"call ray.shutdown() before connecting to {address}"
+            )
+        client = bool(ray.util.client.ray.is_connected())  # type: ignore[no-untyped-call]
+        return Engine(False, client, _gcs_address(), None, _shape(config), False)
+    where = resolve(address)
+    check_listening(where)
+    keeper = Keeper()
+    try:
+        with _quiet():
+            keeper.run(lambda: _attach(where, log_to_driver=config.log_to_driver))
+    except Exception as error:
+        keeper.run(_shut_down)
+        keeper.end()
+        raise BackendLost(f"cannot connect to Ray at {where}: {_first_line(error)}") from error
+    return Engine(False, where.startswith("ray://"), where, None, _shape(config), True, keeper=keeper)
+
+
+def _attach(address: str, *, log_to_driver: bool) -> None:
+    options: dict[str, Any] = {} if address.startswith("ray://") else {"configure_logging": False}
+    ray.init(address, log_to_driver=log_to_driver, **options)
+
+
+def _gcs_address() -> str:
+    try:
+        return str(ray.get_runtime_context().gcs_address)
+    except Exception:
+        # A Ray Client connection has no such address; the text is for people only.
+        return "auto"
+
+
+def _shut_down() -> None:
+    with contextlib.suppress(PolyexecError), _quiet():
+        ray.shutdown(wait_for_processes=True)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -1,0 +1,105 @@
+"""How values and calls travel: as plain bytes where they are small, with their buffers out of band where not."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from polyexec.spi import Call, Head, Stored
+
+LARGE = 100 * 1024
+"""Bytes from which a value goes to Ray's object store by itself; Ray's own limit for inlining."""
+
+_FRAME = struct.Struct("<QI")
+
+
+@attrs.frozen
+class Parked:
+    """A large outcome that waits on its worker until the driver lets Ray's object store take it.
+
+    Attributes:
+        head: the outcome's head.
+    """
+
+    head: bytes
+
+
+@attrs.frozen
+class Worn:
+    """What a worker returns that must not be used again.
+
+    Attributes:
+        cargo: an outcome, or ``Parked``.
+    """
+
+    cargo: Any
+
+
+@attrs.define(eq=False)
+class Kept:
+    """A value in Ray's object store; the core's handle for it.
+
+    Attributes:
+        reference: Ray's, None once the value is freed.
+    """
+
+    reference: Any
+
+
+def frame(call: Call) -> bytes:
+    """Give a call's id, head and pickle as one piece, the cheapest argument that Ray knows."""
+    return _FRAME.pack(call.id, len(call.head)) + call.head + call.body.data
+
+
+def unframe(data: bytes) -> tuple[int, bytes, bytes]:
+    """Give the id, the head and the pickle of what ``frame`` made."""
+    call_id, length = _FRAME.unpack_from(data)
+    begin = _FRAME.size
+    return call_id, data[begin : begin + length], data[begin + length :]
+
+
+def load(stored: Stored) -> Any:
+    """Give a value in the form in which Ray carries it: bytes, or a tuple with buffers that Ray does not copy."""
+    return (stored.data, load_buffers(stored)) if stored.buffers else stored.data
+
+
+def load_buffers(stored: Stored) -> tuple[Any, ...]:
+    """Give the buffers of a value in the form in which Ray carries them."""
+    return tuple(pickle.PickleBuffer(buffer) for buffer in stored.buffers)
+
+
+def unload(cargo: Any) -> Stored:
+    """Give back what ``load`` was given; the buffers are read-only views of Ray's memory."""
+    if isinstance(cargo, bytes):
+        return Stored(cargo)
+    data, buffers = cargo
+    return Stored(data, unload_buffers(buffers))
+
+
+def unload_buffers(buffers: Sequence[Any]) -> tuple[Any, ...]:
+    """Give back what ``load_buffers`` was given."""
+    return tuple(memoryview(buffer).cast("B") for buffer in buffers)
+
+
+def head_of(outcome: Stored) -> bytes:
+    """Cut the head off an outcome."""
+    return outcome.data[: Head.decode(outcome.data)[1]]
+
+
+def arguments(call: Call) -> list[Any]:
+    """Give the arguments of the Ray call for a call; references, which Ray resolves, among them."""
+    if not call.values and not call.body.buffers:
+        return [frame(call)]
+    values = [load(value.stored) if value.stored is not None else reference_of(value.handle) for value in call.values]
+    return [frame(call), load_buffers(call.body), *values]
+
+
+def reference_of(handle: object) -> Any:
+    """Give Ray's reference to a value that Ray keeps."""
+    if not isinstance(handle, Kept):
+        raise TypeError(f"{handle!r} is not a handle of this backend")
+    return handle.reference

@@ -1,0 +1,145 @@
+"""The worker: an actor whose main thread runs one body after the other."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import ray
+
+from polyexec import envelope
+from polyexec.errors import BackendLost
+from polyexec.interrupts import SignalInterrupts
+from polyexec.spi import Stored
+from polyexec_ray.agent import Stop
+from polyexec_ray.batch import Flusher
+from polyexec_ray.death import Mark
+from polyexec_ray.freight import LARGE, Parked, Worn, head_of, load, unframe, unload, unload_buffers
+from polyexec_ray.processes import holds_device
+
+_DEVICES = "CUDA_VISIBLE_DEVICES"
+
+
+class Worker:
+    """The actor; Ray runs its methods in the main thread of its process, one at a time.
+
+    Args:
+        worker_id: the driver's number for it.
+        agent: the agent of its node.
+        setup: for ``polyexec.envelope``.
+        env: variables to set before anything else is imported.
+    """
+
+    def __init__(self, worker_id: int, agent: Any, setup: bytes, env: Mapping[str, str]) -> None:
+        os.environ.update(env)
+        self._id = worker_id
+        self._agent = agent
+        self._setup = setup
+        self._mark = Mark()
+        self._interrupts = SignalInterrupts()
+        self._parked: Any = None
+        self._flusher = Flusher(partial(agent.early.remote, worker_id))
+        # Ray starts its workers with SIGINT blocked, which would keep interrupts from the main thread.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        ray.get(agent.register.remote(worker_id, os.getpid(), self._mark.descriptor))
+        threading.Thread(target=self._listen, name="polyexec-interrupts", daemon=True).start()
+
+    def start(self) -> int:
+        """Prepare the process, and give its id; if that fails, each call says why."""
+        envelope.prepare(self._setup)
+        return os.getpid()
+
+    def run(self, frame: bytes, buffers: Sequence[Any] = (), *values: Any) -> Any:
+        """Run a body and give its outcome, or its head if it is large: then ``collect`` gives it."""
+        self._mark.clear()
+        call_id, head, data = unframe(frame)
+        outcome = self._run(call_id, head, Stored(data, unload_buffers(buffers)), [unload(value) for value in values])
+        self._mark.record(call_id, outcome)
+        return self._cargo(outcome)
+
+    def run_with_gpus(self, devices: str, frame: bytes, buffers: Sequence[Any] = (), *values: Any) -> Any:
+        """Do as ``run`` with some accelerators visible; wrap what is returned if the process has opened one."""
+        before = os.environ.get(_DEVICES)
+        os.environ[_DEVICES] = devices
+        cargo = self.run(frame, buffers, *values)
+        if before is None:
+            os.environ.pop(_DEVICES, None)
+        else:
+            os.environ[_DEVICES] = before
+        return Worn(cargo) if holds_device() else cargo
+
+    def run_several(self, frames: Sequence[bytes]) -> tuple[list[tuple[int, Any]], list[int]]:
+        """Run bodies that are known to be short, one after the other.
+
+        Args:
+            frames: of the calls.
+
+        Returns:
+            The calls that have ended with their outcomes, and those that have not begun, without what was given early.
+        """
+        self._mark.clear()
+        batch = self._flusher.begin(frames)
+        for frame in batch:
+            call_id, head, data = unframe(frame)
+            outcome = self._run(call_id, head, Stored(data), ())
+            if not self._mark.record(call_id, outcome):
+                # It would be lost if a later body killed the process.
+                returned = batch.drain()
+                return [*batch.take(), (call_id, self._cargo(outcome))], returned
+            batch.done.append((call_id, load(outcome)))
+        return batch.take(), []
+
+    def _run(self, call_id: int, head: bytes, body: Stored, values: Sequence[Stored]) -> Stored:
+        uplink = _Uplink(self._agent, call_id)
+        self._mark.begin(call_id)
+        outcome = envelope.run(head, body, values, uplink, self._interrupts, setup=self._setup)
+        self._mark.end()
+        return outcome
+
+    def _cargo(self, outcome: Stored) -> Any:
+        if outcome.nbytes < LARGE:
+            return load(outcome)
+        self._parked = load(outcome)
+        return Parked(head_of(outcome))
+
+    def collect(self) -> Any:
+        """Give the outcome that ``run`` kept back."""
+        parked, self._parked = self._parked, None
+        return parked
+
+    def _listen(self) -> None:
+        answers: list[tuple[int, str]] = []
+        while True:
+            try:
+                stops: list[Stop] = ray.get(self._agent.listen.remote(self._id, answers))
+            except ray.exceptions.RayError:
+                # The agent has ended, and the driver ends its workers.
+                return
+            answers = [(stop.number, self._interrupts.deliver(stop.call_id).name) for stop in stops]
+
+
+class _Uplink:
+    """How a body reaches the executor: by way of the agent."""
+
+    def __init__(self, agent: Any, call_id: int) -> None:
+        self._agent = agent
+        self._call_id = call_id
+
+    def request(self, message: Stored) -> tuple[bytes, Sequence[Stored]]:
+        cargo = load(message)
+        if message.nbytes >= LARGE:
+            cargo = [ray.put(cargo)]
+        # Waiting here and not in ray.get lets an interrupt through at once.
+        arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        reference = self._agent.request.remote(self._call_id, cargo)
+        reference._on_completed(arrived.put)
+        reply = arrived.get()
+        if isinstance(reply, BaseException):
+            raise BackendLost(f"the agent of this node does not answer: {type(reply).__name__}")
+        data, parts = reply
+        return data, [unload(ray.get(part[0]) if isinstance(part, list) else part) for part in parts]
