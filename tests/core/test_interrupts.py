@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from polyexec.errors import Interrupted
+from polyexec.interrupts import SignalInterrupts, ThreadInterrupts
+from polyexec.spi import Verdict
+
+from . import races
+
+COUNT = 4000
+
+
+@pytest.fixture
+def quick_switches() -> Iterator[None]:
+    """Let threads change places as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("quick_switches")
+def test_verdict_and_end_agree_in_random_races() -> None:
+    """C2, C8, C9: with exceptions raised between two bytecodes of a thread."""
+    found: list[races.Race] = []
+    interrupts = ThreadInterrupts()
+    thread = threading.Thread(target=lambda: found.extend(races.run_races(interrupts, COUNT)))
+    thread.start()
+    thread.join()
+    assert len(found) == COUNT, "an exception came after the end of a body"
+    for race in found:
+        race.check()
+
+
+def test_verdict_and_end_agree_in_random_races_with_signals() -> None:
+    """C2, C8, C9: with SIGINT in the main thread of a process of its own."""
+    command = [sys.executable, "-m", races.__name__, str(COUNT)]
+    folder = races.__file__.rsplit("/", 2)[0]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    interrupted, raised, count = map(int, done.stdout.split())
+    assert raised <= interrupted <= count == COUNT
+
+
+def test_several_bodies_at_the_same_time() -> None:
+    """C2: the interrupt reaches the thread of its own call, and no other."""
+    interrupts = ThreadInterrupts()
+    begun = threading.Barrier(3)
+    release = threading.Event()
+    seen: dict[int, str] = {}
+
+    def body(call: int) -> None:
+        try:
+            interrupts.begin(call)
+            begun.wait()
+            while not release.is_set():
+                pass
+            seen[call] = "finished"
+        except Interrupted:
+            seen[call] = "interrupted"
+        interrupts.end(call)
+
+    threads = [threading.Thread(target=body, args=(call,)) for call in (1, 2)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    assert interrupts.deliver(2) is Verdict.DELIVERED
+    threads[1].join()
+    release.set()
+    threads[0].join()
+    assert seen == {1: "finished", 2: "interrupted"}
+
+
+def test_an_interrupt_before_the_body_is_remembered() -> None:
+    """C1, C8: the body never runs."""
+    interrupts = ThreadInterrupts()
+    assert interrupts.deliver(5) is Verdict.DELIVERED
+    with pytest.raises(Interrupted):
+        interrupts.begin(5)
+    assert interrupts.end(5)
+
+
+def test_an_interrupt_after_the_end_is_late() -> None:
+    """C4, C8."""
+    interrupts = ThreadInterrupts()
+    interrupts.begin(5)
+    assert not interrupts.end(5)
+    assert interrupts.deliver(5) is Verdict.LATE
+
+
+def test_a_second_interrupt_raises_nothing() -> None:
+    """C4: cancelling twice is harmless."""
+    interrupts = ThreadInterrupts()
+    verdicts = [interrupts.deliver(5) for _ in range(3)]
+    with pytest.raises(Interrupted):
+        interrupts.begin(5)
+    verdicts.append(interrupts.deliver(5))
+    assert interrupts.end(5)
+    assert set(verdicts) == {Verdict.DELIVERED}
+    assert interrupts.deliver(5) is Verdict.DELIVERED
+
+
+def test_what_is_remembered_of_calls_is_bounded() -> None:
+    """A worker that lives long keeps no trace of each of its calls."""
+    interrupts = ThreadInterrupts()
+    for call in range(10_000):
+        interrupts.begin(call)
+        interrupts.end(call)
+    assert len(interrupts._claims) < 5000
+
+
+def test_a_signal_from_outside_is_a_keyboard_interrupt() -> None:
+    """W7: only an interrupt of the call's own raises ``Interrupted``."""
+    interrupts = SignalInterrupts()
+    interrupts._running[1] = threading.get_ident()
+    with pytest.raises(KeyboardInterrupt):
+        interrupts._on_signal(2, None)
+    del interrupts._running[1]
+    interrupts._on_signal(2, None)
