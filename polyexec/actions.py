@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
@@ -151,8 +152,10 @@ class Actions:
 
     def _call_back(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            while entry.callbacks:
-                self._runtime.callbacks.post(entry.callbacks.pop(0))
+            # Whoever adds one at this very moment may take it back, and calls it himself then.
+            with contextlib.suppress(IndexError):
+                while True:
+                    self._runtime.callbacks.post(entry.callbacks.pop(0))
 
     def release(self, data: TaskData) -> None:
         """Let go of what a task has referred to."""
@@ -184,7 +187,7 @@ class Actions:
             options = ask_hook(data.spec, stored, attempt)
             self._runtime.post(self._decided, action, options)
 
-        self._runtime.callbacks.post(job)
+        self._runtime.hooks.post(job)
 
     def _stored_attempt(self, data: TaskData, ending: Ending) -> Stored:
         if isinstance(ending, Ended) and data.last is not None and data.last.stored is not None:

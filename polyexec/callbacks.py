@@ -14,37 +14,55 @@ _logger = logging.getLogger("polyexec")
 
 
 class CallbackThread:
-    """Runs jobs in order; for posting from one thread, the loop."""
+    """Runs jobs in order; for posting from one thread, the loop.
 
-    def __init__(self) -> None:
+    Args:
+        name: of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._ended = False
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def post(self, job: Callable[[], None]) -> None:
-        """Run a job soon. Does not block."""
+        """Run a job soon, without blocking; after ``stop`` here and now."""
+        if self._ended:
+            _run(job)
+            return
         self._jobs.put(job)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="polyexec-callbacks", daemon=True)
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
 
     def is_current(self) -> bool:
         """Say whether this code runs in the thread."""
         return self._thread is threading.current_thread()
 
-    def stop(self) -> None:
-        """Run what was posted, then end the thread; wait for it unless this is it."""
+    def stop(self, patience: float | None = None) -> None:
+        """Run what was posted, then end the thread; wait for it unless this is it.
+
+        Args:
+            patience: seconds to wait for it at most.
+        """
+        self._ended = True
         if self._thread is None:
             return
         self._jobs.put(None)
         if not self.is_current():
-            self._thread.join()
+            self._thread.join(patience)
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            try:
-                job()
-            except BaseException:
-                # A user's code must not end the thread that serves others (S16).
-                _logger.exception("a callback raised")
+            _run(job)
             # Nothing of a job may live until the next one comes (O5).
             del job
+
+
+def _run(job: Callable[[], None]) -> None:
+    try:
+        job()
+    except BaseException:
+        # A user's code must not end the thread that serves others (S16).
+        _logger.exception("a callback raised")

@@ -7,6 +7,7 @@ the loop, by its timeout, or by Ctrl-C.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import queue
 import threading
@@ -78,11 +79,11 @@ class DriverSession(Session):
         entries = runtime.new_entries(spec.name, spec.num_returns)
         for value in (*spec.dependencies, *spec.references):
             runtime.objects.note(value, 1)
-        lane = lanes.open_lane() if capabilities.inline else None
-        data = TaskData(spec, task.body, task.call if shares else None, entries, lane)
-        runtime.post(runtime.submit, data, None)
-        if lane is not None:
-            lanes.serve(lane)
+        with lanes.opened() if capabilities.inline else contextlib.nullcontext() as lane:
+            data = TaskData(spec, task.body, task.call if shares else None, entries, lane)
+            runtime.post(runtime.submit, data, None)
+            if lane is not None:
+                lanes.serve(lane)
         return entries
 
     def put(self, value: Any) -> Entry:
@@ -104,6 +105,21 @@ class DriverSession(Session):
         self._runtime.objects.settle_notes()
         self._runtime.put(entry, head, handle, stored)
         self._runtime.objects.refer(head.references, -1)
+
+    def promise(self, name: str) -> Entry | None:
+        """Make an entry that a task will fulfil."""
+        self._check()
+        if self._backend.capabilities.inline:
+            return None
+        entry = self._runtime.new_entries(name, 1)[0]
+        entry.promised = True
+        return entry
+
+    def fulfil(self, entry: Entry, value: Any) -> None:
+        """Give a promised entry its value."""
+        self._check()
+        stored = outcome.encode_value(entry.name, value, snapshot=True)
+        self._runtime.post(self._runtime.fulfil, entry.id, stored)
 
     def wait(self, entries: Sequence[Entry], count: int, timeout: float | None) -> None:
         """Block until enough entries are settled."""
@@ -139,7 +155,8 @@ class DriverSession(Session):
 
     @staticmethod
     def _unwatch(entry: Entry, notify: Callable[[Entry], None]) -> None:
-        if entry.tag is None and notify in entry.waiters:
+        # The loop may clear them at any time.
+        with contextlib.suppress(ValueError):
             entry.waiters.remove(notify)
 
     def completed(self, entries: Sequence[Entry], timeout: float | None) -> Iterator[Entry]:
@@ -184,7 +201,8 @@ class DriverSession(Session):
         answer: SimpleQueue[bool] = SimpleQueue()
         runtime = self._runtime
         runtime.post(lambda: runtime.scheduler.cancel(entry.task_id, force=force, recursive=recursive, token=answer))
-        return self._answered(answer, False)
+        # An abandoned map, for example, cancels wherever it is collected; the loop cannot wait for itself.
+        return True if runtime.in_loop() else self._answered(answer, False)
 
     def subscribe(self, entry: Entry, callback: Callable[[], None]) -> None:
         """Call back in the callback thread, or here and now."""
@@ -244,11 +262,11 @@ class DriverSession(Session):
             return
         atexit.unregister(self._exit_hook)
         try:
-            self._drain(0.0 if cancel_pending else None)
+            self._drain(0.0 if cancel_pending else None, None)
         finally:
-            self._shut_down()
+            self._shut_down(None)
 
-    def _drain(self, patience: float | None) -> None:
+    def _drain(self, patience: float | None, last: float | None) -> None:
         runtime = self._runtime
         runtime.post(runtime.drain)
         if runtime.drained.wait(patience):
@@ -256,25 +274,24 @@ class DriverSession(Session):
         runtime.post(runtime.cancel_all, False)
         if not runtime.drained.wait(GRACE):
             runtime.post(runtime.cancel_all, True)
-            runtime.drained.wait()
+            runtime.drained.wait(last)
 
-    def _shut_down(self) -> None:
+    def _shut_down(self, patience: float | None) -> None:
         try:
             self._backend.close(kill=not self._runtime.drained.is_set())
         finally:
-            self._runtime.stop()
-            self._runtime.callbacks.stop()
+            self._runtime.stop(patience)
             self._closed.set()
 
     def close_at_exit(self) -> None:
-        """Close because the interpreter exits: wait for tasks, but not for ever."""
+        """Close because the interpreter exits: wait for tasks and callbacks, but not for ever."""
         if os.getpid() != self._pid or not self._closing.acquire(blocking=False):
             return
         self._runtime.closing = True
         try:
-            self._drain(EXIT_GRACE)
+            self._drain(EXIT_GRACE, GRACE)
         finally:
-            self._shut_down()
+            self._shut_down(GRACE)
 
     def _check(self) -> None:
         self._check_process()

@@ -154,24 +154,11 @@ def run(
         assert prepared.refusal is not None
         return prepared.refusal
     attempt = Attempt.decode(head)
-    body_of = _Body(attempt, body, values, shared, prepared.setup, uplink)
-    result: Stored | None = None
     try:
-        try:
-            interrupts.begin(attempt.call_id)
-            result = body_of.outcome()
-        except Interrupted:
-            result = None
-        except BaseException as error:
-            # A fault of the envelope's own.
-            result = outcome.encode_error(error)
-        interrupted = interrupts.end(attempt.call_id)
-    except Interrupted:
-        # It arrived between the lines above, at the latest before the first line of ``end``; there is no second one.
-        interrupted = interrupts.end(attempt.call_id)
-    if interrupted:
-        return outcome.cancelled(attempt.name)
-    return result or outcome.encode_error(RemoteError("polyexec.errors.Interrupted", "raised by the task itself"))
+        return _Body(attempt, body, values, shared, prepared.setup, uplink, interrupts).outcome()
+    except BaseException as error:
+        # A fault of the envelope's own, or a variable that the system refuses.
+        return outcome.encode_error(error)
 
 
 @attrs.define(eq=False)
@@ -182,6 +169,7 @@ class _Body:
     shared: tuple[Any, ...] | None
     setup: Setup
     uplink: Uplink
+    interrupts: Interrupts
     began: float = attrs.field(factory=time.perf_counter)
 
     def outcome(self) -> Stored:
@@ -193,13 +181,34 @@ class _Body:
             process_session.append(session)
         try:
             with surroundings(self.attempt, exclusive=self.setup.exclusive, own_process=own_process):
-                if self.attempt.announce:
-                    session.announce()
-                return self._encoded()
+                return self._interruptible(session)
         finally:
             current_session.reset(token)
             if own_process:
                 process_session.remove(session)
+
+    def _interruptible(self, session: RemoteSession) -> Stored:
+        """Run the body; nothing is raised in this thread before or after, so that what surrounds it is put back."""
+        call_id, interrupts = self.attempt.call_id, self.interrupts
+        result: Stored | None = None
+        try:
+            try:
+                interrupts.begin(call_id)
+                if self.attempt.announce:
+                    session.announce()
+                result = self._encoded()
+            except Interrupted:
+                result = None
+            except BaseException as error:
+                # A fault of the envelope's own.
+                result = outcome.encode_error(error)
+            interrupted = interrupts.end(call_id)
+        except Interrupted:
+            # It arrived between the lines above, at the latest before the first line of ``end``; there is no second.
+            interrupted = interrupts.end(call_id)
+        if interrupted:
+            return outcome.cancelled(self.attempt.name)
+        return result or outcome.encode_error(RemoteError("polyexec.errors.Interrupted", "raised by the task itself"))
 
     def _encoded(self) -> Stored:
         try:

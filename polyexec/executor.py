@@ -10,7 +10,8 @@ from polyexec import future as futures_module
 from polyexec import mapping
 from polyexec.errors import SpecificationError
 from polyexec.future import Future, entries_of
-from polyexec.options import DEFAULT_OPTIONS, TaskOptions
+from polyexec.options import DEFAULT_OPTIONS, OPTION_NAMES, TaskOptions
+from polyexec.prepare import function_name
 from polyexec.session import ClusterResources, Info, Session, session_for, task_session
 
 P = ParamSpec("P")
@@ -162,7 +163,8 @@ class Executor:
         """Apply a function to the items of iterables, which may be endless.
 
         Lazy: items are taken as results are consumed, at most ``buffer`` ahead (M1). Several items go in one task, as
-        many as their measured duration suggests (M2).
+        many as their measured duration suggests; a slow one does not hold back those behind it (M2). With ``retries``
+        or ``timeout`` among the options each item is a task of its own. A Future as an item stands for its value.
 
         Args:
             function: called with one item of each iterable.
@@ -181,8 +183,14 @@ class Executor:
             SpecificationError: a number is wrong.
             TimeoutError: from the iterator, when the time is over.
         """
-        settings = mapping.Settings(ordered, buffer, chunk_size, progress, timeout)
-        return mapping.run(self, function, iterables, settings)
+        options = self._options_for(function)
+        named = options.evolve(name=options.name or function_name(function), num_returns=1)
+        # A chunk is one task: with retries its good items would run again, and they would share one time limit.
+        single = 1 if options.retries or options.timeout is not None else None
+        settings = mapping.Settings(ordered, buffer, single if chunk_size is None else chunk_size, progress, timeout)
+        view = Executor(self._session, named, chosen=OPTION_NAMES)
+        divisible = not options.retries
+        return mapping.run(view, function, iterables, settings, session=self._here(), divisible=divisible)
 
     def resources(self) -> ClusterResources:
         """Give what there is and what is left, in all and by node (R4)."""

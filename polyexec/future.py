@@ -204,6 +204,18 @@ def _restore(executor_id: str, entry_id: int, name: str, item: int | None) -> Fu
     return Future(session, session.pin(entry_id, name, item))
 
 
+def promise(session: Session, name: str) -> Future[Any] | None:
+    """Make a Future that a task will fulfil; None where tasks run inline."""
+    entry = session.promise(name)
+    return None if entry is None else Future(session, entry)
+
+
+def fulfil(future: Future[T], value: T) -> None:
+    """Give a promised Future its value, once."""
+    session, entry = future._here()
+    session.fulfil(entry, value)
+
+
 def run_callback(callback: Callable[[Future[T]], object], future: Future[T]) -> None:
     """Run a callback; log what it raises."""
     try:
@@ -232,8 +244,7 @@ def wait(
     unique = list({id(entry): (future, entry) for future, entry in _paired(session, futures)}.values())
     wanted = len(unique) if count is None else min(count, len(unique))
     entries = [entry for _, entry in unique]
-    if sum(entry.tag is not None for entry in entries) < wanted:
-        session.wait(entries, wanted, timeout)
+    session.wait(entries, wanted, timeout)
     done: list[Future[T]] = []
     pending: list[Future[T]] = []
     for future, entry in unique:

@@ -86,7 +86,8 @@ class _Bodies(ABC):
         self._running.pop(call_id, None)
         while self._busy:
             time.sleep(0)
-        self._withdraw(threading.get_ident())
+        if claim.delivered:
+            self._settle()
         self._remember(call_id)
         return claim.delivered
 
@@ -97,8 +98,8 @@ class _Bodies(ABC):
             call_id: the call.
 
         Returns:
-            ``DELIVERED`` if ``Interrupted`` is raised in its body, or if it has not begun and never will; ``LATE`` if
-            it has ended.
+            ``DELIVERED`` if ``Interrupted`` is raised in its body, or if it has not begun and never will; also if its
+            thread serves another call meanwhile, after which the driver tells it; ``LATE`` if it has ended.
         """
         with self._delivering:
             self._busy += 1
@@ -106,13 +107,18 @@ class _Bodies(ABC):
                 mine = _Claim(delivered=True)
                 claim = self._claims.setdefault(call_id, mine)
                 ident = self._running.get(call_id)
-                if claim is mine and ident is not None and claim.take():
+                if claim is mine and ident is not None and self._is_innermost(call_id, ident) and claim.take():
                     self._raise_in(ident)
                 if claim is mine:
                     self._remember(call_id)
             finally:
                 self._busy -= 1
         return Verdict.DELIVERED if claim.delivered else Verdict.LATE
+
+    def _is_innermost(self, call_id: int, ident: int) -> bool:
+        """Say whether no other call runs on top of this one in its thread; that would get what is meant for this."""
+        calls = reversed(list(self._running))
+        return next((other for other in calls if self._running.get(other) == ident), None) == call_id
 
     def _remember(self, call_id: int) -> None:
         self._order.append(call_id)
@@ -123,7 +129,8 @@ class _Bodies(ABC):
     def _raise_in(self, ident: int) -> None: ...
 
     @abstractmethod
-    def _withdraw(self, ident: int) -> None: ...
+    def _settle(self) -> None:
+        """Let an exception that is still on its way come now, or never."""
 
 
 class ThreadInterrupts(_Bodies):
@@ -136,8 +143,11 @@ class ThreadInterrupts(_Bodies):
     def _raise_in(self, ident: int) -> None:
         _set_async_exc(ident, Interrupted)
 
-    def _withdraw(self, ident: int) -> None:
-        _set_async_exc(ident, ctypes.py_object())
+    def _settle(self) -> None:
+        # What was set before is raised at the next jump back. Taking it back by setting NULL would leave the
+        # interpreter's eval breaker raised for ever (CPython 3.11), on which a trace function then hangs.
+        for _ in range(2):
+            pass
 
 
 class SignalInterrupts(_Bodies):
@@ -164,5 +174,5 @@ class SignalInterrupts(_Bodies):
         self._armed = True
         signal.pthread_kill(ident, signal.SIGINT)
 
-    def _withdraw(self, ident: int) -> None:
+    def _settle(self) -> None:
         self._armed = False

@@ -1,51 +1,76 @@
 """Lanes: how work reaches a thread that waits for it, for backends that run calls inline.
 
 The thread that submits a task opens a lane, hands its number over with the task, and serves the lane until the task
-is settled. A lane's queue is the only thing that threads share.
+is settled. A lane's two queues are all that threads share: posting adds work to the one and wakes by the other.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import TypeAlias
+from typing import Protocol
 
-Work: TypeAlias = Callable[[], None]
+import attrs
+
+
+class Work(Protocol):
+    """What is posted to a lane; one of the two is called, or both if Ctrl-C comes in between."""
+
+    def run(self) -> None:
+        """Do it, in the thread that serves the lane."""
+
+    def abandon(self) -> None:
+        """Report that nobody will do it, unless its end was reported before."""
+
+
+@attrs.define(eq=False)
+class _Lane:
+    posted: deque[Work] = attrs.field(factory=deque)
+    wake: SimpleQueue[bool] = attrs.field(factory=SimpleQueue)
+
 
 _numbers = itertools.count(1)
-_lanes: dict[int, SimpleQueue[Work | None]] = {}
+_lanes: dict[int, _Lane] = {}
 
 
-def open_lane() -> int:
-    """Make a lane, and give its number."""
+@contextmanager
+def opened() -> Iterator[int]:
+    """Make a lane and give its number; abandon what is left in it at the end."""
     number = next(_numbers)
-    _lanes[number] = SimpleQueue()
-    return number
-
-
-def post(lane: int, work: Work) -> None:
-    """Let the thread that serves the lane run some work."""
-    _lanes[lane].put(work)
-
-
-def close_lane(lane: int) -> None:
-    """Let the thread that serves the lane go on once it has done what was posted before."""
-    queue = _lanes.get(lane)
-    if queue is not None:
-        queue.put(None)
-
-
-def serve(lane: int) -> None:
-    """Run what is posted to a lane, in this thread, until the lane is closed."""
-    queue = _lanes[lane]
+    lane = _lanes[number] = _Lane()
     try:
-        while (work := queue.get()) is not None:
-            work()
+        yield number
     finally:
-        del _lanes[lane]
+        del _lanes[number]
+        # Ctrl-C may have come wherever the thread was, between waking up and running the work too.
+        for work in lane.posted:
+            work.abandon()
 
 
-def discard(lane: int) -> None:
-    """Forget a lane that nobody will serve."""
-    _lanes.pop(lane, None)
+def post(number: int, work: Work) -> None:
+    """Let the thread that serves a lane run some work."""
+    lane = _lanes.get(number)
+    if lane is not None:
+        lane.posted.append(work)
+        lane.wake.put(True)
+    if number not in _lanes:
+        # The thread has left, now or before.
+        work.abandon()
+
+
+def close_lane(number: int) -> None:
+    """Let the thread that serves a lane go on once it has done what was posted before."""
+    lane = _lanes.get(number)
+    if lane is not None:
+        lane.wake.put(False)
+
+
+def serve(number: int) -> None:
+    """Run what is posted to a lane, in this thread, until the lane is closed."""
+    lane = _lanes[number]
+    while lane.wake.get():
+        lane.posted[0].run()
+        lane.posted.popleft()

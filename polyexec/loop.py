@@ -36,6 +36,8 @@ class Loop:
         self._advance = advance
         self._failed = failed
         self._stopped = False
+        self._ended = False
+        self._after_end = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -45,11 +47,17 @@ class Loop:
     def post(self, function: Callable[..., None], *args: Any) -> None:
         """Let the thread call a function. Never blocks, and may be called inside any other code."""
         self._posted.put((function, args))
+        if self._ended:
+            self._take_rest()
+
+    def is_current(self) -> bool:
+        """Say whether this code runs in the thread."""
+        return self._thread is threading.current_thread()
 
     def stop(self) -> None:
         """End the thread after what was posted before; wait for its end unless this is it."""
         self.post(self._stop)
-        if threading.current_thread() is not self._thread:
+        if not self.is_current():
             self._thread.join()
 
     def _stop(self) -> None:
@@ -59,6 +67,20 @@ class Loop:
         while not self._stopped:
             self._take_batch()
             self._guarded(self._advance)
+        self._ended = True
+        self._take_rest()
+
+    def _take_rest(self) -> None:
+        """Do what comes too late for the thread, in any thread: nothing that is posted may be lost.
+
+        Whoever does not get the lock leaves its part to whoever has it, and who looks again after giving it back.
+        """
+        while not self._posted.empty() and self._after_end.acquire(blocking=False):
+            try:
+                self._guarded_item(self._posted.get_nowait())
+                self._guarded(self._advance)
+            finally:
+                self._after_end.release()
 
     def _take_batch(self) -> None:
         try:

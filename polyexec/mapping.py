@@ -1,13 +1,13 @@
 """Lazy, bounded maps with chunks of measured size.
 
 Everything runs in the thread that iterates. A chunk's task returns the results of its items up to the first error, and
-how long they took; the next chunks hold as many items as take ``TARGET`` seconds together.
+how long they took; the next chunks hold as many items as take ``TARGET`` seconds together. When a chunk takes much
+longer than that, its worker hands over what it has, and the items that it has not begun come into a new chunk.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,17 +15,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from polyexec import outcome
+from polyexec.chunks import ChunkResult, Handover, run_chunk, run_one
 from polyexec.errors import SpecificationError
-from polyexec.stored import Stored
+from polyexec.future import Future, promise
+from polyexec.prepare import function_name
+from polyexec.session import Session
 
 if TYPE_CHECKING:
     from polyexec.executor import Executor
-    from polyexec.future import Future
 
 T = TypeVar("T")
 
 TARGET = 0.05
 """Seconds of work in a chunk: long against the cost of a task, short for those who wait for its other items."""
+
+PATIENCE = 0.2
+"""Seconds after which a chunk is divided."""
 
 CHUNK_LIMIT = 4096
 CHUNKS_AHEAD = 4
@@ -48,34 +53,40 @@ class Settings:
     timeout: float | None
 
 
-@attrs.frozen(eq=False)
-class ChunkResult:
-    """What a chunk's task returns: the results up to the first error, that error encoded, and the seconds it took."""
+@attrs.define(eq=False)
+class _Chunk:
+    """Items that one task works on; ``handover`` is None once it has come, or if it never will."""
 
-    results: list[Any]
-    error: Stored | None
-    seconds: float
+    future: Future[ChunkResult]
+    items: tuple[tuple[Any, ...], ...]
+    handover: Future[Handover] | None
 
-
-def run_chunk(function: Callable[..., Any], items: Sequence[tuple[Any, ...]]) -> ChunkResult:
-    """Apply a function to some items, on a worker."""
-    began = time.perf_counter()
-    results: list[Any] = []
-    for item in items:
-        try:
-            results.append(function(*item))
-        except Exception as error:
-            return ChunkResult(results, outcome.encode_error(error), time.perf_counter() - began)
-    return ChunkResult(results, None, time.perf_counter() - began)
+    def watched(self) -> list[Future[Any]]:
+        return [self.future] if self.handover is None else [self.handover, self.future]
 
 
 def run(
-    executor: Executor, function: Callable[..., T], iterables: Sequence[Iterable[Any]], settings: Settings
+    executor: Executor,
+    function: Callable[..., T],
+    iterables: Sequence[Iterable[Any]],
+    settings: Settings,
+    *,
+    session: Session,
+    divisible: bool,
 ) -> Generator[T, None, None]:
-    """Start a map; see ``Executor.map``."""
+    """Start a map; see ``Executor.map``.
+
+    Args:
+        executor: what runs the chunks.
+        function: called with the parts of each item.
+        iterables: where the parts come from.
+        settings: how to map.
+        session: the executor's.
+        divisible: chunks may be divided while they run.
+    """
     if not iterables:
         raise SpecificationError("map takes a function and at least one iterable")
-    state = _Map(executor, function, zip(*iterables, strict=False), settings)
+    state = _Map(executor, function, zip(*iterables, strict=False), settings, session, divisible)
     return state.results()
 
 
@@ -85,7 +96,9 @@ class _Map:
     function: Callable[..., Any]
     items: Iterator[tuple[Any, ...]]
     settings: Settings
-    in_flight: deque[tuple[Future[ChunkResult], int]] = attrs.field(factory=deque)
+    session: Session
+    divisible: bool
+    in_flight: deque[_Chunk] = attrs.field(factory=deque)
     taken: int = 0
     given: int = 0
     size: int = 1
@@ -95,31 +108,46 @@ class _Map:
         try:
             self._fill()
             while self.in_flight:
-                chunk = self._next_chunk()
-                for result in chunk.results:
+                results, error = self._next()
+                for result in results:
                     self.given += 1
                     if self.settings.progress is not None:
                         self.settings.progress(self.given)
                     yield result
                     self._fill()
-                if chunk.error is not None:
-                    raise outcome.decode_error(chunk.error)
+                if error is not None:
+                    raise error
                 self._fill()
         finally:
-            # The last ones first, so that none starts in the place of one that was cancelled before it.
-            for future, _ in reversed(self.in_flight):
-                self.executor.cancel(future)
+            for chunk in self.in_flight:
+                self.executor.cancel(chunk.future)
 
-    def _next_chunk(self) -> ChunkResult:
-        if self.settings.ordered:
-            future, count = self.in_flight[0]
-        else:
-            done, _ = self.executor.wait([f for f, _ in self.in_flight], num_returns=1, timeout=self.settings.timeout)
-            future, count = next((f, c) for f, c in self.in_flight if not done or f is done[0])
-        chunk = future.result(self.settings.timeout)
-        self.in_flight.remove((future, count))
-        self._learn(chunk, count)
-        return chunk
+    def _next(self) -> tuple[list[Any], BaseException | None]:
+        chunk = self._ready_chunk()
+        if chunk.handover is not None and chunk.handover.done():
+            return self._divide(chunk, chunk.handover.result()), None
+        found = chunk.future.result()
+        self._learn(found, len(chunk.items))
+        self.in_flight.remove(chunk)
+        return found.results, None if found.error is None else outcome.decode_error(found.error)
+
+    def _ready_chunk(self) -> _Chunk:
+        chunks = [self.in_flight[0]] if self.settings.ordered else list(self.in_flight)
+        watched = [future for chunk in chunks for future in chunk.watched()]
+        done, _ = self.executor.wait(watched, num_returns=1, timeout=self.settings.timeout)
+        if not done:
+            raise TimeoutError(f"map: no result within {self.settings.timeout:g} s")
+        return next(chunk for chunk in chunks if done[0] in chunk.watched())
+
+    def _divide(self, chunk: _Chunk, handover: Handover) -> list[Any]:
+        """Put what a chunk has not begun into a new one, and give what it has done."""
+        begun = len(chunk.items) - handover.left
+        rest = chunk.items[begun:]
+        chunk.items, chunk.handover = chunk.items[len(handover.results) : begun], None
+        self.size = max(1, self.size // 2)
+        if rest:
+            self.in_flight.insert(self.in_flight.index(chunk) + 1, self._submit(rest))
+        return handover.results
 
     def _learn(self, chunk: ChunkResult, count: int) -> None:
         if self.settings.chunk_size is None and chunk.error is None:
@@ -133,12 +161,36 @@ class _Map:
         while not self.exhausted and len(self.in_flight) < ahead:
             size = self.settings.chunk_size or self.size
             if limit is not None:
-                room = limit - (self.taken - self.given)
-                size = min(size, room, max(1, limit // 2))
+                size = min(size, limit - (self.taken - self.given), max(1, limit // 2))
             if size < 1:
                 return
-            chunk = tuple(itertools.islice(self.items, size))
-            self.exhausted = len(chunk) < size
+            chunk = self._take(size)
             if chunk:
                 self.taken += len(chunk)
-                self.in_flight.append((self.executor.submit(run_chunk, self.function, chunk), len(chunk)))
+                self.in_flight.append(self._submit(chunk))
+
+    def _take(self, size: int) -> tuple[tuple[Any, ...], ...]:
+        """Take some items; one with a Future among its arguments goes alone, because it waits for that Future."""
+        chunk: list[tuple[Any, ...]] = []
+        while len(chunk) < size:
+            item = next(self.items, None)
+            if item is None:
+                self.exhausted = True
+                break
+            alone = any(isinstance(argument, Future) for argument in item)
+            if alone and chunk:
+                self.items = itertools.chain([item], self.items)
+                break
+            chunk.append(item)
+            if alone:
+                break
+        return tuple(chunk)
+
+    def _submit(self, items: tuple[tuple[Any, ...], ...]) -> _Chunk:
+        if len(items) == 1:
+            return _Chunk(self.executor.submit(run_one, self.function, *items[0]), items, None)
+        # What has been handed over must not be worked on again, so a chunk that may run again is not divided.
+        handover = promise(self.session, function_name(self.function)) if self.divisible else None
+        # In a tuple, so that it is not taken for a dependency.
+        where = (handover, PATIENCE) if handover is not None else None
+        return _Chunk(self.executor.submit(run_chunk, self.function, items, where), items, handover)

@@ -70,7 +70,7 @@ class ObjectTable:
             entry = self.entries.get(entry_id)
             if entry is not None:
                 entry.count += change
-                if entry.count <= 0 and entry_id in self._contents:
+                if entry.count <= 0 and (entry.promised or entry_id in self._contents):
                     unused.append(entry)
         return unused
 
@@ -90,6 +90,13 @@ class ObjectTable:
             if entry.count <= 0:
                 self._drop_all(self._drop(entry, head.summary))
 
+    def let_go(self) -> None:
+        """Let go of all that the engine keeps, because it is closed; what is here stays readable."""
+        for content in self._contents.values():
+            content.handle = None
+        for entry in tuple(self.entries.values()):
+            entry.handle = None
+
     def _drop_all(self, unused: list[Entry]) -> None:
         """Free values, and what only they referred to; without recursion, because such chains may be long."""
         while unused:
@@ -104,7 +111,7 @@ class ObjectTable:
         content = self._contents.pop(entry.id, None)
         if entry.tag is Tag.ERROR and not entry.retrieved:
             self._report(entry, summary or _summary(entry))
-        entry.stored = None
+        entry.stored = entry.handle = None
         if content is None:
             return []
         content.users -= 1

@@ -26,6 +26,7 @@ CHAIN_LIMIT = 16
 FRAME_LIMIT = 200
 MESSAGE_LIMIT = 64 * 1024
 TRACEBACK_LIMIT = 256 * 1024
+_OWN_FRAMES = ("polyexec.envelope", "polyexec.chunks")
 _PICKLE_LIMIT = 1024 * 1024
 
 
@@ -284,6 +285,6 @@ def _one_traceback(error: BaseException) -> str:
 
 def _user_part(trace: TracebackType | None) -> TracebackType | None:
     own = trace
-    while own is not None and own.tb_frame.f_globals.get("__name__") == "polyexec.envelope":
+    while own is not None and own.tb_frame.f_globals.get("__name__") in _OWN_FRAMES:
         own = own.tb_next
     return own if own is not None else trace

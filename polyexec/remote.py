@@ -56,15 +56,11 @@ class RemoteSession(Session):
     ) -> list[Entry]:
         """Ask the driver to run a task."""
         task = prepare_task(self.executor_id, function, args, kwargs, options, snapshot=True, keep_hook=False)
-        lane = lanes.open_lane() if self._inline else None
-        try:
+        with lanes.opened() if self._inline else contextlib.nullcontext() as lane:
             first, _ = self._ask("submit", task.spec, task.body.data, lane, buffers=task.body.buffers)
-        except BaseException:
             if lane is not None:
-                lanes.discard(lane)
-            raise
+                lanes.serve(lane)
         if lane is not None:
-            lanes.serve(lane)
             self._ask("served", first)
         count = task.spec.num_returns
         return [self._new_entry(first + i, task.spec.name, None if count == 1 else i) for i in range(count)]
@@ -77,10 +73,24 @@ class RemoteSession(Session):
         entry.tag = Tag.VALUE
         return entry
 
+    def promise(self, name: str) -> Entry | None:
+        """Ask the driver for an entry that a task will fulfil."""
+        if self._inline:
+            return None
+        entry_id, _ = self._ask("promise", name)
+        return self._new_entry(entry_id, name, None)
+
+    def fulfil(self, entry: Entry, value: Any) -> None:
+        """Let the driver give a promised entry its value."""
+        stored = outcome.encode_value(entry.name, value)
+        self._ask("fulfil", entry.id, stored.data, buffers=stored.buffers)
+
     def wait(self, entries: Sequence[Entry], count: int, timeout: float | None) -> None:
         """Let the driver say which values are there."""
         open_entries = {entry.id: entry for entry in entries if entry.tag is None}
         needed = count - (len(entries) - len(open_entries))
+        if needed <= 0:
+            return
         done, _ = self._ask("wait", tuple(open_entries), needed, timeout)
         for entry_id, tag in done:
             open_entries[entry_id].tag = Tag(tag)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from polyexec import lanes, outcome
-from polyexec.errors import DeadlockError, ExecutorClosed, PolyexecError
-from polyexec.records import Stop, Wait, Wake
+from polyexec.errors import DeadlockError, ExecutorClosed, PolyexecError, ResourceExhausted
+from polyexec.records import Running, Stop, Wait, Wake
 from polyexec.session import Entry
 from polyexec.spi import Value
 from polyexec.stored import Head, Stored
@@ -42,7 +42,7 @@ class Requests:
                 request_id, ExecutorClosed("the task that asks has ended; its executor cannot be used any more")
             )
             return
-        if main and call.stop is Stop.CANCEL and not call.forced and kind not in ("started", "fetch"):
+        if main and _is_interrupted(call, kind):
             call.promised = True
             self._reply(request_id, "interrupted", None)
             return
@@ -50,6 +50,9 @@ class Requests:
             getattr(self, f"_on_{kind}")(request_id, call_id, main, message, *fields)
         except PolyexecError as error:
             self._error(request_id, error)
+        except OSError as error:
+            # A large answer found no room on its way.
+            self._error(request_id, ResourceExhausted("shared-memory", str(error)))
         self._release(call_id, released)
 
     def _on_submit(
@@ -57,6 +60,8 @@ class Requests:
     ) -> None:
         runtime = self._runtime
         runtime.check_feasible(spec)
+        for value in (*spec.dependencies, *spec.references):
+            self._entry(value)
         entries = runtime.new_entries(spec.name, spec.num_returns)
         self._hold(call_id, entries)
         runtime.objects.refer(spec.dependencies)
@@ -77,6 +82,18 @@ class Requests:
         stored = Stored(data, message.buffers)
         self._runtime.put(entry, Head.decode(data)[0], None, stored)
         self._reply(request_id, "ok", entry.id)
+
+    def _on_promise(self, request_id: object, call_id: int, main: bool, message: Stored, name: str) -> None:
+        entry = self._runtime.new_entries(name, 1)[0]
+        entry.promised = True
+        self._hold(call_id, [entry])
+        self._reply(request_id, "ok", entry.id)
+
+    def _on_fulfil(
+        self, request_id: object, call_id: int, main: bool, message: Stored, entry_id: int, data: bytes
+    ) -> None:
+        self._runtime.fulfil(entry_id, Stored(data, message.buffers))
+        self._reply(request_id, "ok", None)
 
     def _on_wait(
         self,
@@ -114,7 +131,8 @@ class Requests:
         elif wake is Wake.INTERRUPTED:
             self._reply(request_id, "interrupted", None)
         elif wake is Wake.DEADLOCK:
-            names = sorted({entry.name for entry in map(self._entry, ids) if entry.tag is None})
+            found = [self._runtime.objects.entries.get(entry_id) for entry_id in ids]
+            names = sorted({entry.name for entry in found if entry is not None and entry.tag is None})
             self._error(
                 request_id,
                 DeadlockError(
@@ -169,6 +187,8 @@ class Requests:
         for entry_id in released:
             if held[entry_id] > 0:
                 held[entry_id] -= 1
+                if not held[entry_id]:
+                    del held[entry_id]
                 self._runtime.objects.refer([entry_id], -1)
 
     def _entry(self, entry_id: int) -> Entry:
@@ -182,3 +202,11 @@ class Requests:
 
     def _reply(self, request_id: object, status: str, answer: Any, values: Sequence[Value] = ()) -> None:
         self._runtime.backend.reply(request_id, pickle.dumps((status, answer)), values)
+
+
+def _is_interrupted(call: Running, kind: str) -> bool:
+    """Say whether the body of a call, asking for something, shall see that it is being stopped."""
+    if kind == "served":
+        # The calls that it served ran in its own thread, where nothing could be raised for it.
+        return call.stop is not Stop.NO
+    return call.stop is Stop.CANCEL and not call.forced and kind not in ("started", "fetch")

@@ -17,10 +17,10 @@ import threading
 import time
 from collections.abc import Sequence
 
-from polyexec import outcome
+from polyexec import lanes, outcome
 from polyexec.actions import Actions
 from polyexec.callbacks import CallbackThread
-from polyexec.errors import BackendBroken, InfeasibleResources
+from polyexec.errors import BackendBroken, ExecutorClosed, InfeasibleResources
 from polyexec.ledger import add_up, amounts_of, need_of
 from polyexec.loop import Loop
 from polyexec.objects import ObjectTable
@@ -54,7 +54,9 @@ class Runtime:
         self.failure: Stored | None = None
         self.closing = False
         self.drained = threading.Event()
-        self.callbacks = CallbackThread()
+        self.callbacks = CallbackThread("polyexec-callbacks")
+        # A thread of their own: a callback may wait for a task that waits for its hook.
+        self.hooks = CallbackThread("polyexec-hooks")
         self.objects = ObjectTable(self._free, self._forget, self._report)
         limit = QUEUE_LIMIT if backend.capabilities.queues_calls else 0
         self.scheduler = Scheduler(time.monotonic, random.random, queue_limit=limit)
@@ -74,9 +76,21 @@ class Runtime:
         self._take_nodes()
         self._loop.start()
 
-    def stop(self) -> None:
-        """End the loop after what was posted before, and wait for its end."""
+    def stop(self, patience: float | None) -> None:
+        """End all threads after what was posted before, and wait for their end.
+
+        Args:
+            patience: seconds to wait for the users' own code at most.
+        """
+        self.post(self.fail, ExecutorClosed("the executor was closed before the task ended"))
+        self.post(self.objects.let_go)
         self._loop.stop()
+        self.hooks.stop(patience)
+        self.callbacks.stop(patience)
+
+    def in_loop(self) -> bool:
+        """Say whether this code runs in the loop's thread; as a finaliser it may."""
+        return self._loop.is_current()
 
     def new_entries(self, name: str, count: int) -> list[Entry]:
         """Make the entries of a task, or of a value; each has one reference."""
@@ -138,7 +152,9 @@ class Runtime:
             actions.clear()
             self._actions.carry_out(batch)
             self.scheduler.schedule()
-        if self._draining and not self.scheduler.tasks:
+        if self._draining and not self.scheduler.tasks and not self.drained.is_set():
+            # Whoever was about to submit is told; from here on the backend may be closed.
+            self.fail(ExecutorClosed("the executor was closed"))
             self.drained.set()
 
     def drain(self) -> None:
@@ -152,6 +168,8 @@ class Runtime:
         if self.failure is not None:
             self._actions.settle_all(entries, self.failure)
             self._actions.release(data)
+            if data.lane is not None:
+                lanes.close_lane(data.lane)
             return
         self._actions.data[entries[0].id] = data
         self.scheduler.submit(
@@ -189,6 +207,12 @@ class Runtime:
         """Take a value that a caller has stored; its entry may be in use already."""
         self.objects.settle([entry], head, stored, handle)
         self.scheduler.arrive(entry.id, Tag.VALUE)
+
+    def fulfil(self, entry_id: int, stored: Stored) -> None:
+        """Give a promised entry its value, once, and unless nobody refers to it any more."""
+        entry = self.objects.entries.get(entry_id)
+        if entry is not None and entry.tag is None:
+            self.put(entry, Head.decode(stored.data)[0], None, stored)
 
     def fail(self, error: BaseException | Stored) -> None:
         """Settle everything with an error, and refuse what comes."""

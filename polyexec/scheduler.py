@@ -215,6 +215,8 @@ class Scheduler:
         if call.stop is Stop.NO:
             call.stop, call.forced = Stop.TIMEOUT, True
             self._halt_by_force(call)
+            for child in tuple(call.task.children):
+                self.cancel(child, force=True, recursive=True, token=None)
 
     def _halt_by_force(self, call: Running) -> None:
         self.actions.append(Halt(call.id, True))

@@ -90,6 +90,7 @@ class Entry:
         "item",
         "name",
         "note",
+        "promised",
         "retrieved",
         "running",
         "stored",
@@ -107,6 +108,7 @@ class Entry:
         self.stored: Stored | None = None
         self.handle: object | None = None
         self.note = ""
+        self.promised = False
         self.running = False
         self.retrieved = False
         self.attempts = 0
@@ -138,6 +140,14 @@ class Session(ABC):
     @abstractmethod
     def put(self, value: Any) -> Entry:
         """Store a value."""
+
+    @abstractmethod
+    def promise(self, name: str) -> Entry | None:
+        """Make an entry that a task will fulfil; None where tasks run inline, because nobody could wait for it."""
+
+    @abstractmethod
+    def fulfil(self, entry: Entry, value: Any) -> None:
+        """Give a promised entry its value, unless nobody refers to it any more."""
 
     @abstractmethod
     def wait(self, entries: Sequence[Entry], count: int, timeout: float | None) -> None:

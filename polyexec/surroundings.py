@@ -46,8 +46,8 @@ def surroundings(attempt: Attempt, *, exclusive: bool, own_process: bool) -> Ite
     if own_process:
         _size_pools(size)
     with contextlib.nullcontext() if own_process or size is None else threadpoolctl.threadpool_limits(size):
-        _push(attempt.call_id, variables)
         try:
+            _push(attempt.call_id, variables)
             yield
         finally:
             _pop(attempt.call_id, variables)

@@ -15,7 +15,7 @@ from polyexec.testing.executors import Executors, until_idle
 from polyexec.testing.session import failed_key, session_key
 from polyexec.testing.target import SHARED_KEYS, SINGLE_KEYS, Target
 from polyexec.testing.tools import Gate, Marks
-from polyexec.testing.watch import Snapshot, mark_environment
+from polyexec.testing.watch import Snapshot, marked_environment
 
 _GROWTH = {"threads": 24, "processes": 16, "files": 160}
 """What a shared executor's engine may come to hold over all tests: spare workers, and what serves them."""
@@ -30,17 +30,20 @@ def target(pytestconfig: pytest.Config) -> Target:
 
 
 @pytest.fixture(scope="session")
-def executors(target: Target, pytestconfig: pytest.Config) -> Iterator[Executors]:
+def executors(
+    target: Target, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Executors]:
     """What opens executors."""
-    mark_environment()
     report = pytestconfig.stash[session_key].report
 
     def note_engine(engine: str) -> None:
         report.engine = engine
 
-    found = Executors(target, on_open=note_engine)
-    yield found
-    found.close()
+    tmp_path_factory.getbasetemp()
+    with marked_environment():
+        found = Executors(target, on_open=note_engine)
+        yield found
+        found.close()
 
 
 @pytest.fixture(autouse=True)

@@ -132,11 +132,10 @@ class Session:
             return report
         name, result = self._results[item.nodeid]
         result.seconds = round(result.seconds + report.duration, 3)
-        leak = call.excinfo is not None and isinstance(call.excinfo.value, LeakError)
+        error = call.excinfo.value if call.excinfo is not None else None
+        leak = report.when == "teardown" and isinstance(error, LeakError)
         if report.failed and leak:
-            self._leaks.append(
-                TestResult(f"after {result.name}", FAILED, message=str(call.excinfo and call.excinfo.value))
-            )
+            self._leaks.append(TestResult(f"after {result.name}", FAILED, message=str(error)))
         elif report.failed:
             result.outcome, result.message = FAILED, _message(report)
             item.stash[failed_key] = True

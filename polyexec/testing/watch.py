@@ -8,10 +8,13 @@ from __future__ import annotations
 import gc
 import os
 import re
+import shutil
+import tempfile
 import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -28,9 +31,27 @@ class LeakError(AssertionError):
     """Something is left that a test or an executor should have taken away."""
 
 
-def mark_environment() -> None:
-    """Mark this process's environment, so that whatever is started from now on can be found wherever it hides."""
-    os.environ.setdefault(_MARK_NAME, uuid.uuid4().hex)
+@contextmanager
+def marked_environment() -> Iterator[None]:
+    """Mark this process's environment, so that whatever is started or stored from now on can be found.
+
+    Processes inherit the mark wherever they hide; temporary files go to a folder of their own. Its path is short,
+    because sockets may be put there.
+    """
+    before = {name: os.environ.get(name) for name in (_MARK_NAME, "TMPDIR")}
+    folder = tempfile.mkdtemp(prefix="px-")
+    os.environ.update({_MARK_NAME: uuid.uuid4().hex, "TMPDIR": folder})
+    tempfile.tempdir = None
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        tempfile.tempdir = None
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @attrs.frozen
@@ -106,17 +127,16 @@ def descriptors() -> Counter[str]:
 
 
 def shared_memory() -> set[str]:
-    """Give the names in shared memory and among temporary files that are polyexec's own."""
-    return set(_own_names("/dev/shm")) | set(_own_names(os.environ.get("TMPDIR", "/tmp")))
+    """Give the names of shared memory that have this process's id in them, and of polyexec's temporary files."""
+    own_memory = re.compile(rf"(.*\D)?{os.getpid()}(\D.*)?")
+    return {*_names("/dev/shm", own_memory), *_names(tempfile.gettempdir(), re.compile("polyexec.*"))}
 
 
-def _own_names(folder: str) -> Iterator[str]:
+def _names(folder: str, pattern: re.Pattern[str]) -> list[str]:
     try:
-        names = os.listdir(folder)
+        return [f"{folder}/{name}" for name in os.listdir(folder) if pattern.fullmatch(name)]
     except OSError:
-        return
-    own = re.compile(rf"polyexec-(?!testing).*|.*\D{os.getpid()}\D.*")
-    yield from (f"{folder}/{name}" for name in names if own.fullmatch(name))
+        return []
 
 
 def memory() -> int:
