@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from typing import Any, Protocol
 
 from polyexec_dask.frames import Frames
@@ -43,16 +41,19 @@ class Nursery:
     """Starts worker processes by forking them from one that has Dask imported already.
 
     No worker imports the user's ``__main__``, so scripts need no guard.
+
+    Args:
+        listener: hears of workers.
+        folder: for temporary files of the workers; the nursery removes it when the driver is gone.
     """
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, folder: str) -> None:
         self._listener = listener
-        self._folder = tempfile.mkdtemp(prefix="polyexec-dask-")
         mine, theirs = socket.socketpair()
         with theirs:
             # The module path goes along because the driver may have changed its own.
             path = "\n".join(entry or os.getcwd() for entry in sys.path)
-            identity = [str(theirs.fileno()), str(os.getpid()), self._folder]
+            identity = [str(theirs.fileno()), str(os.getpid()), folder]
             command = [sys.executable, "-c", _BOOTSTRAP, *identity, path]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
@@ -125,5 +126,3 @@ class Nursery:
         except subprocess.TimeoutExpired:
             self._process.kill()
             await asyncio.to_thread(self._process.wait)
-        # The nursery removes it too, in case this process is not there any more; here in case the nursery was killed.
-        shutil.rmtree(self._folder, ignore_errors=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +25,7 @@ from polyexec_dask.nursery import Nursery
 from polyexec_dask.remote import Remote
 
 _START_ATTEMPTS = 3
+_KILLED_ATTEMPTS = 20
 _EXTRA_SLOTS = 4
 _SPARE_SECONDS = 3.0
 _DRAIN_SECONDS = 1.0
@@ -63,6 +66,7 @@ class OwnCluster(Cluster):
         self._attaching: set[asyncio.Task[None]] = set()
         self._failures = 0
         self._numbers = 0
+        self._folder = ""
         self._nurseries = 0
         self._closed_nurseries: list[Nursery] = []
         self._ready: asyncio.Future[None] | None = None
@@ -74,10 +78,13 @@ class OwnCluster(Cluster):
     async def open(self) -> EngineInfo:
         """Start the scheduler and all workers, and wait until they are ready."""
         loop = asyncio.get_running_loop()
-        self._nursery = Nursery(self)
+        self._folder = tempfile.mkdtemp(prefix="polyexec-dask-")
+        self._nursery = Nursery(self, self._folder)
         self._security = own_scheduler.security(self._config.tls)
         self._ready = loop.create_future()
-        self._scheduler = await own_scheduler.start(self._security, self._on_arrived, dashboard=self._config.dashboard)
+        self._scheduler = await own_scheduler.start(
+            self._security, self._on_arrived, self._folder, dashboard=self._config.dashboard
+        )
         self.client = await own_scheduler.connect(self._scheduler.address, self._security)
         self.dispatcher = Dispatcher(self._host, self.client, limit=1, secedes=False, width=self._target)
         self.balance()
@@ -204,7 +211,8 @@ class OwnCluster(Cluster):
         if child.remote is None:
             del self._children[child.name]
             self._failures += 1
-            if self._failures >= _START_ATTEMPTS:
+            # Who is killed from outside while it starts has most likely nothing wrong with it.
+            if self._failures >= (_KILLED_ATTEMPTS if status == -signal.SIGKILL else _START_ATTEMPTS):
                 reason = f"exit status {status}" if status >= 0 else f"signal {-status}"
                 self._fail(BackendBroken(f"Dask workers die while they start, {self._failures} in a row ({reason})"))
                 return
@@ -229,7 +237,7 @@ class OwnCluster(Cluster):
             return
         children = list(self._children.values())
         self._closed_nurseries.append(self._nursery_or_fail())
-        self._nursery = Nursery(self)
+        self._nursery = Nursery(self, self._folder)
         for child in children:
             if child.pid is not None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -280,6 +288,7 @@ class OwnCluster(Cluster):
                 await nursery.close()
         if self._scheduler is not None:
             await self._scheduler.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _dismiss(self) -> None:
         living = [child for child in self._children.values() if child.remote is not None]

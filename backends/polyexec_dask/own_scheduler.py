@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -56,12 +58,13 @@ def security(tls: bool | None) -> Any:
         return None
 
 
-async def start(protection: Any, arrived: Callable[[str, str], None], *, dashboard: bool) -> Any:
+async def start(protection: Any, arrived: Callable[[str, str], None], folder: str, *, dashboard: bool) -> Any:
     """Start a scheduler in the running event loop, on the loopback interface.
 
     Args:
         protection: what ``security`` gave.
         arrived: called with the name and the address of each new worker.
+        folder: for its temporary files.
         dashboard: whether it serves Dask's dashboard.
 
     Returns:
@@ -76,8 +79,13 @@ async def start(protection: Any, arrived: Callable[[str, str], None], *, dashboa
         allowed_failures=0,
         # A worker whose task holds the interpreter lock cannot say that it lives.
         worker_ttl=_FOREVER_SECONDS,
+        local_directory=folder,
+        needs_workdir=False,
         **options,
     )
+    # Dask puts the folder before all else on the import path of this process, and may leave it there.
+    with contextlib.suppress(ValueError):
+        sys.path.remove(scheduler.local_directory)
     scheduler.add_plugin(Arrivals(arrived))
     await scheduler
     return scheduler

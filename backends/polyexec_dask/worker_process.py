@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 from typing import Any
@@ -35,7 +36,11 @@ def main(specification: dict[str, Any], folder: str) -> None:
 async def _serve(specification: dict[str, Any], folder: str) -> None:
     plugin = AgentPlugin(specification["executor_id"], specification["setup"])
     options = specification["options"]
-    async with PlainWorker(local_directory=folder, plugins=(plugin,), **options) as worker:
+    worker: Any = PlainWorker(local_directory=folder, plugins=(plugin,), **options)
+    # Dask puts its folder before all else on the import path.
+    with contextlib.suppress(ValueError):
+        sys.path.remove(worker.local_directory)
+    async with worker:
         await worker.finished()
 
 

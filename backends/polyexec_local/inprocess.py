@@ -12,6 +12,7 @@ from typing import TypeAlias
 from polyexec import envelope
 from polyexec.config import LocalClusterConfig
 from polyexec.interrupts import ThreadInterrupts
+from polyexec.outcome import cancelled
 from polyexec.spi import Backend, Call, EngineInfo, Host, Node, Outcome, Stored, Value
 
 Reply: TypeAlias = tuple[bytes, Sequence[Stored]]
@@ -77,6 +78,10 @@ class InProcessBackend(Backend):
         )
         self.ended()
         self._host.finished(call.id, Outcome.of(outcome))
+
+    def report_cancelled(self, call: Call) -> None:
+        """Report the end of a call that this thread has left; the core ignores it if the call has ended before."""
+        self._host.finished(call.id, Outcome.of(cancelled(call.name)))
 
     def ended(self) -> None:
         """Learn that this thread is about to be free."""

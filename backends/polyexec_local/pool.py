@@ -27,6 +27,9 @@ from polyexec_local.member import Worker
 _EXIT_GRACE = 5.0
 """Seconds that workers get to end by themselves when the pool stops."""
 
+_FREE_DEATHS = 3
+"""How many workers in a row may die while they start, killed from outside perhaps, before a call is refused for it."""
+
 _END_GRACE = 1.0
 """Seconds that a worker gets to end when it cannot be spoken to any more."""
 
@@ -55,6 +58,7 @@ class Pool:
         self._idle: list[Worker] = []
         self._waiting: deque[tuple[int, Encoded]] = deque()
         self._refused = False
+        self._failed_starts = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="polyexec-pool", daemon=True)
 
@@ -196,6 +200,7 @@ class Pool:
             return
         worker.ready, worker.deadline = True, float("inf")
         self._refused = False
+        self._failed_starts = 0
         self._free(worker)
 
     def _refuse(self, outcome: Outcome) -> None:
@@ -319,7 +324,11 @@ class Pool:
             self._host.lost(worker.call, death)
         if not worker.ready and not worker.leaving:
             ending = worker.cause or f"signal {-code}" if code < 0 else f"exit code {code}"
-            self._refuse(envelope.refusal(f"a worker process ended while it started: {ending}"))
+            self._failed_starts += 1
+            if worker.cause or self._failed_starts > _FREE_DEATHS:
+                self._refuse(envelope.refusal(f"a worker process ended while it started: {ending}"))
+            else:
+                self._fill()
         elif not self._stopping:
             self._fill()
 

@@ -47,9 +47,10 @@ class SerialBackend(InProcessBackend):
     def submit(self, call: Call) -> None:
         """Let the submitting thread run the call."""
         assert call.lane is not None
-        lanes.post(call.lane, lambda: self._run_here(call))
+        lanes.post(call.lane, _Work(self, call))
 
-    def _run_here(self, call: Call) -> None:
+    def run_here(self, call: Call) -> None:
+        """Run a call in this thread."""
         if threading.current_thread() is not threading.main_thread():
             self.run(call)
             return
@@ -61,6 +62,18 @@ class SerialBackend(InProcessBackend):
 
     def close(self, *, kill: bool) -> None:
         """Leave nothing: there was nothing."""
+
+
+@attrs.frozen(eq=False)
+class _Work:
+    backend: SerialBackend
+    call: Call
+
+    def run(self) -> None:
+        self.backend.run_here(self.call)
+
+    def abandon(self) -> None:
+        self.backend.report_cancelled(self.call)
 
 
 class _CtrlC:

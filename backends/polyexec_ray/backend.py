@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import queue
 import socket
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import ray
 
-from polyexec.errors import BackendBroken, BackendLost, ObjectLost
+from polyexec.errors import BackendBroken, ObjectLost
 from polyexec.options import Resources
-from polyexec.spi import Backend, Call, Capabilities, Death, EngineInfo, Host, Node, Stored, Value
+from polyexec.spi import Backend, Call, Capabilities, Death, Deviation, EngineInfo, Host, Node, Stored, Value
 from polyexec_ray import nodes
 from polyexec_ray.config import RayConfig
 from polyexec_ray.engine import Engine, acquire
+from polyexec_ray.errands import Errands
 from polyexec_ray.errors import first_line, translated
 from polyexec_ray.freight import LARGE, Kept, load, reference_of, unload
 from polyexec_ray.link import Link, Surroundings
+from polyexec_ray.processes import end_family, family
 from polyexec_ray.site import Site
-
-_TICK = 0.5
-_END_DELAY = 5.0
 
 
 class RayBackend(Backend):
@@ -36,6 +32,15 @@ class RayBackend(Backend):
     """
 
     Config: ClassVar[type[Any]] = RayConfig
+    deviations: ClassVar[tuple[Deviation, ...]] = (
+        Deviation(
+            "F9",
+            "Ray's gRPC keeps two sockets open in the driver when ray.shutdown has ended an instance, and fails if "
+            "they are closed under it.",
+            "No process, thread, file or connection is left; two descriptors of sockets without a peer are, for each "
+            "instance of our own that was stopped.",
+        ),
+    )
     capabilities: ClassVar[Capabilities] = Capabilities(
         processes=True, assigns_gpus=True, queues_calls=True, remote=True
     )
@@ -50,13 +55,12 @@ class RayBackend(Backend):
         self._nodes: tuple[Node, ...] = ()
         self._sites: dict[str, Site] = {}
         self._places: dict[int, Site] = {}
-        self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._ticker: threading.Thread | None = None
-        self._failed = False
+        self._errands: Errands
 
     def open(self, host: Host) -> EngineInfo:
         self._host = _Watched(host, self._places)
         self._engine = acquire(self.config)
+        self._errands = Errands(self._tick, self._look, host.broken)
         try:
             self._start()
         except BaseException:
@@ -65,16 +69,17 @@ class RayBackend(Backend):
         return EngineInfo(f"ray {self._engine.version}", self._engine.address, self._engine.dashboard)
 
     def close(self, *, kill: bool) -> None:
-        self._jobs.put(None)
-        if self._ticker is not None:
-            self._ticker.join()
-        pids = [pid for site in self._sites.values() for pid in site.pids()] if self._engine.own else []
-        if not self._failed:
+        self._errands.end()
+        lost = self._errands.failed
+        pids = [pid for site in self._sites.values() for pid in site.pids()]
+        workers = family(pids) if self._engine.own and not lost else {}
+        if not lost:
             for site in self._sites.values():
                 with contextlib.suppress(Exception):
                     site.close()
         self._engine.release()
-        _wait_for_end(pids)
+        self._errands.join()
+        end_family(workers)
 
     def nodes(self) -> Sequence[Node]:
         return self._nodes
@@ -102,7 +107,7 @@ class RayBackend(Backend):
         if stored.nbytes < LARGE:
             return None
         try:
-            return Kept(ray.put(load(stored)))
+            return Kept(ray.put(load(stored, copy=self._engine.client)))
         except Exception as error:
             raise translated(error, "put") from error
 
@@ -139,9 +144,10 @@ class RayBackend(Backend):
             spare=int(total.cpus),
             idle_timeout=self.config.idle_timeout,
             start_timeout=self.config.start_timeout,
-            later=self._jobs.put,
+            later=self._errands.later,
             engine_failure=self._engine_failure,
         )
+        self._errands.start()
         if own:
             node = Node(_node_id(), socket.gethostname(), total, slots=max(8, 4 * int(total.cpus)))
             self._nodes = (node,)
@@ -150,8 +156,6 @@ class RayBackend(Backend):
             self._greet(site)
         else:
             self._nodes = nodes.current()
-        self._ticker = threading.Thread(target=self._tick, name="polyexec-ray-ticker", daemon=True)
-        self._ticker.start()
 
     def _greet(self, site: Site) -> None:
         try:
@@ -173,43 +177,19 @@ class RayBackend(Backend):
         return None if dead is None else f"Ray's {dead} has died, and the instance with it"
 
     def _tick(self) -> None:
-        due = time.monotonic() + _TICK
-        while True:
-            try:
-                job = self._jobs.get(timeout=max(0.0, due - time.monotonic()))
-            except queue.Empty:
-                job = self._look_after
-                due = time.monotonic() + _TICK
-            if job is None:
-                return
-            try:
-                job()
-            except Exception as error:
-                if not self._failed:
-                    self._failed = True
-                    self._host.broken(BackendBroken(f"Ray does not do what it is asked: {first_line(error)}"))
-
-    def _look_after(self) -> None:
-        failure = self._engine_failure()
-        if failure is None and not self._engine.own:
-            failure = self._look_at_nodes()
-        if failure is not None:
-            if not self._failed:
-                self._failed = True
-                self._host.broken(BackendLost(failure))
-            return
+        if not self._engine.own:
+            found = nodes.current()
+            if found != self._nodes:
+                self._nodes = found
+                self._host.nodes_changed()
         for site in list(self._sites.values()):
             site.tick(time.monotonic())
 
-    def _look_at_nodes(self) -> str | None:
-        failure = nodes.unreachable(self._engine.address)
-        if failure is not None:
-            return failure
-        found = nodes.current()
-        if found != self._nodes:
-            self._nodes = found
-            self._host.nodes_changed()
-        return None
+    def _look(self) -> str | None:
+        failure = self._engine_failure()
+        if failure is None and not self._engine.own:
+            failure = nodes.unreachable(self._engine.address)
+        return failure
 
 
 class _Watched:
@@ -238,10 +218,3 @@ class _Watched:
 
 def _node_id() -> str:
     return str(ray.get_runtime_context().get_node_id())
-
-
-def _wait_for_end(pids: Sequence[int]) -> None:
-    """Wait until processes of this machine have ended, which Ray does not."""
-    end = time.monotonic() + _END_DELAY
-    while time.monotonic() < end and any(os.path.exists(f"/proc/{pid}") for pid in pids):
-        time.sleep(0.005)

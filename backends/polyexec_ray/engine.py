@@ -7,7 +7,7 @@ with the driver.
 
 from __future__ import annotations
 
-import contextlib
+import importlib.util
 import logging
 import os
 import queue
@@ -15,17 +15,18 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import attrs
 import ray
-from ray._private import ray_constants
 
-from polyexec.errors import BackendBroken, BackendLost, PolyexecError, SpecificationError
+from polyexec.errors import BackendBroken, BackendLost, BackendUnavailable, SpecificationError
 from polyexec_ray.addresses import check_listening, resolve
 from polyexec_ray.config import RayConfig
 from polyexec_ray.debris import sweep
+from polyexec_ray.processes import end_family, family
+from polyexec_ray.settings import private_settings, quiet
 
 _T = TypeVar("_T")
 _LOCK = threading.Lock()
@@ -188,7 +189,7 @@ def _initialise(config: RayConfig, folder: str) -> Any:
     token = os.path.join(folder, "token")
     with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
-    with _private_settings(token), _quiet():
+    with private_settings(token), quiet():
         return ray.init(
             "local",
             num_cpus=int(total.cpus),
@@ -204,50 +205,6 @@ def _initialise(config: RayConfig, folder: str) -> Any:
         )
 
 
-@contextlib.contextmanager
-def _private_settings(token: str) -> Iterator[None]:
-    """Let Ray listen on the loopback interface alone, with a token of our own, and phone nobody."""
-    wanted = {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": token,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    reachable = ray_constants.ENABLE_RAY_CLUSTER
-    os.environ.update(wanted)
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    _forget_settings()
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = reachable
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _forget_settings() -> None:
-    """Let Ray read its authentication settings again; it does so once in a process otherwise."""
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("ray")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def _connect(config: RayConfig, address: str) -> Engine:
     if ray.is_initialized():
         if address != "auto":
@@ -258,10 +215,12 @@ def _connect(config: RayConfig, address: str) -> Engine:
         client = bool(ray.util.client.ray.is_connected())  # type: ignore[no-untyped-call]
         return Engine(False, client, _gcs_address(), None, _shape(config), False)
     where = resolve(address)
+    if where.startswith("ray://") and importlib.util.find_spec("grpc") is None:
+        raise BackendUnavailable('an address ray://... needs Ray Client: pip install "ray[client]"')
     check_listening(where)
     keeper = Keeper()
     try:
-        with _quiet():
+        with quiet():
             keeper.run(lambda: _attach(where, log_to_driver=config.log_to_driver))
     except Exception as error:
         keeper.run(_shut_down)
@@ -271,8 +230,10 @@ def _connect(config: RayConfig, address: str) -> Engine:
 
 
 def _attach(address: str, *, log_to_driver: bool) -> None:
-    options: dict[str, Any] = {} if address.startswith("ray://") else {"configure_logging": False}
-    ray.init(address, log_to_driver=log_to_driver, **options)
+    if address.startswith("ray://"):
+        ray.init(address, logging_level=logging.ERROR)
+    else:
+        ray.init(address, log_to_driver=log_to_driver, configure_logging=False)
 
 
 def _gcs_address() -> str:
@@ -284,8 +245,12 @@ def _gcs_address() -> str:
 
 
 def _shut_down() -> None:
-    with contextlib.suppress(PolyexecError), _quiet():
+    node: Any = ray._private.worker._global_node
+    started = [] if node is None else [info.process.pid for infos in node.all_processes.values() for info in infos]
+    members = family(started)
+    with quiet():
         ray.shutdown(wait_for_processes=True)
+    end_family(members)
 
 
 def _first_line(error: BaseException) -> str:

@@ -62,9 +62,16 @@ def unframe(data: bytes) -> tuple[int, bytes, bytes]:
     return call_id, data[begin : begin + length], data[begin + length :]
 
 
-def load(stored: Stored) -> Any:
-    """Give a value in the form in which Ray carries it: bytes, or a tuple with buffers that Ray does not copy."""
-    return (stored.data, load_buffers(stored)) if stored.buffers else stored.data
+def load(stored: Stored, *, copy: bool = False) -> Any:
+    """Give a value in the form in which Ray carries it: bytes, or a tuple with buffers that Ray does not copy.
+
+    Args:
+        stored: the value.
+        copy: give the buffers as bytes, for Ray Client, which cannot carry others to the driver.
+    """
+    if not stored.buffers:
+        return stored.data
+    return stored.data, tuple(map(bytes, stored.buffers)) if copy else load_buffers(stored)
 
 
 def load_buffers(stored: Stored) -> tuple[Any, ...]:

@@ -98,19 +98,20 @@ class Hand:
         self._named: tuple[str, str] = ("", "")
         self._method: Any = None
 
-    def start(self, agent: Any, setup: bytes, node: str | None) -> Any:
+    def start(self, agent: Any, setup: bytes, node: str | None, *, copy: bool) -> Any:
         """Let Ray start the process.
 
         Args:
             agent: the agent of its node.
             setup: for the envelope.
             node: where it must run, None if there is but one node.
+            copy: see ``polyexec_ray.freight.load``.
 
         Returns:
             The reference to what it says when it has started.
         """
         options = _options(self.kind, node, claims=self.claims)
-        self.actor = ray.remote(Worker).options(**options).remote(self.id, agent, setup, dict(self.kind.env))
+        self.actor = ray.remote(Worker).options(**options).remote(self.id, agent, setup, dict(self.kind.env), copy=copy)
         return self.actor.start.remote()
 
     def method(self, method: str, name: str) -> Any:

@@ -41,6 +41,14 @@ class Surroundings:
     later: Callable[[Callable[[], object]], None]
     engine_failure: Callable[[], str | None]
 
+    def notify(self, reference: Any, done: Callable[[Any], object]) -> None:
+        """Let a function be called with a value, or with an exception, as soon as it is there."""
+        if not self.client:
+            reference._on_completed(done)
+            return
+        # Ray Client calls back in the thread that all its answers come through, and registering waits for an answer.
+        self.later(lambda: reference._on_completed(lambda value: self.later(partial(done, value))))
+
 
 class Listener:
     """What a link reports; methods are called from Ray's threads."""
@@ -85,13 +93,11 @@ class Link:
 
     def interrupt(self, worker_id: int, call_id: int) -> None:
         """Interrupt a call, and tell the host what became of that."""
-        answer = self.agent.interrupt.remote(worker_id, call_id)
-        answer._on_completed(partial(self._stopped, call_id))
+        self._around.notify(self.agent.interrupt.remote(worker_id, call_id), partial(self._stopped, call_id))
 
     def kill(self, worker_id: int, call_id: int) -> None:
         """Kill the worker that runs a call, and tell the host what became of that."""
-        answer = self.agent.kill.remote(worker_id, call_id, _CAUSE)
-        answer._on_completed(partial(self._stopped, call_id))
+        self._around.notify(self.agent.kill.remote(worker_id, call_id, _CAUSE), partial(self._stopped, call_id))
 
     def limit(self, worker_id: int, growth: int | None) -> None:
         """Let a worker be killed when its memory grows by more than so many bytes."""
@@ -99,7 +105,7 @@ class Link:
 
     def examine(self, worker_id: int, done: Callable[[Any], None]) -> None:
         """Ask how a worker died; give an ``Autopsy``, or an exception if nobody knows."""
-        self.agent.autopsy.remote(worker_id)._on_completed(done)
+        self._around.notify(self.agent.autopsy.remote(worker_id), done)
 
     def reply(self, number: int, message: bytes, values: Sequence[Value]) -> None:
         """Bring the reply to a nested request."""
@@ -115,7 +121,7 @@ class Link:
         self._host.stopped(call_id, Verdict[verdict] if isinstance(verdict, str) else Verdict.LATE)
 
     def _ask(self) -> None:
-        self.agent.news.remote()._on_completed(self._take)
+        self._around.notify(self.agent.news.remote(), self._take)
 
     def _take(self, told: Any) -> None:
         if self._ended:
@@ -141,7 +147,7 @@ class Link:
                 self._host.request((self, news.number), news.call_id, unload(cargo))
 
         if isinstance(news.cargo, list):
-            news.cargo[0]._on_completed(arrived)
+            self._around.notify(news.cargo[0], arrived)
         else:
             arrived(news.cargo)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 
 _INFO_SIZE = 64
 _INFO_EXIT = 1 << 3
 _GET_INFO = (3 << 30) | (_INFO_SIZE << 16) | (0xFF << 8) | 11
 _EXIT_CODE_OFFSET = 60
+_END_DELAY = 3.0
+_POLL = 0.005
 _DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri")
 
 
@@ -87,6 +91,29 @@ def descendants(pid: int) -> Iterator[int]:
         child = pending.pop()
         pending += children.get(child, ())
         yield child
+
+
+def family(pids: Iterable[int]) -> dict[int, str]:
+    """Give processes and all that they have started, each with the time of its start, which no other shares."""
+    members = {member for pid in pids for member in (pid, *descendants(pid))}
+    return {pid: fields[19] for pid in members if (fields := _stat(pid)) is not None}
+
+
+def end_family(members: Mapping[int, str]) -> None:
+    """Wait for the end of processes, and kill those that take too long. Blocks."""
+    end = time.monotonic() + _END_DELAY
+    while alive := [pid for pid, start in members.items() if _lives(pid, start)]:
+        if time.monotonic() > end:
+            for pid in alive:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return
+        time.sleep(_POLL)
+
+
+def _lives(pid: int, start: str) -> bool:
+    fields = _stat(pid)
+    return fields is not None and fields[19] == start and fields[0] not in "ZX"
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -201,7 +201,7 @@ class Roster:
         return sum(1 for hand in self._hands.values() if hand.kind == kind)
 
     def _next_batch(self, kind: Kind) -> list[Call]:
-        """Take the calls that a worker gets at once: several if they are known to be short, and simple."""
+        """Take the calls that a worker gets at once: several of one name if they are known to be short, and simple."""
         waiting, ahead = self._waiting.get(kind), self._ahead.get(kind)
         if waiting:
             batch = [waiting.popleft()]
@@ -211,7 +211,7 @@ class Roster:
             return []
         if ahead and _is_simple(batch[0]):
             share = min(_BATCH, -(-len(ahead) // max(1, self._width)))
-            while len(batch) < share and ahead and _is_simple(ahead[0]):
+            while len(batch) < share and ahead and ahead[0].name == batch[0].name and _is_simple(ahead[0]):
                 batch.append(ahead.popleft())
         return batch
 

@@ -110,10 +110,10 @@ class Site(Listener):
             self._limit_memory(hand, first)
             if len(calls) > 1:
                 reference = hand.method("run_several", first.name).remote([frame(call) for call in calls])
-                reference._on_completed(partial(self._several_ended, hand))
+                self._around.notify(reference, partial(self._several_ended, hand))
             else:
                 reference = self._run(hand, first)
-                reference._on_completed(partial(self._ended, hand, first))
+                self._around.notify(reference, partial(self._ended, hand, first))
         except Exception as error:
             self._refuse(hand, calls, error)
 
@@ -162,7 +162,7 @@ class Site(Listener):
     def _collect(self, hand: Hand, call: Call, parked: Parked) -> None:
         reference = hand.actor.collect.remote()
         if self._around.client:
-            reference._on_completed(partial(self._ended, hand, call))
+            self._around.notify(reference, partial(self._ended, hand, call))
             return
 
         def arrived() -> None:
@@ -170,7 +170,7 @@ class Site(Listener):
             if ray.experimental.get_object_locations([reference])[reference]["node_ids"]:
                 self._finish(hand, [(call, Outcome(parked.head, None, Kept(reference)))])
             else:
-                reference._on_completed(partial(self._ended, hand, call))
+                self._around.notify(reference, partial(self._ended, hand, call))
 
         reference._on_ready(lambda error: self._around.later(arrived))
 
@@ -225,8 +225,8 @@ class Site(Listener):
 
     def _start_now(self, hand: Hand) -> None:
         if self._roster.enlist(hand):
-            reference = hand.start(self.link.agent, self._host.setup, self._node)
-            reference._on_completed(partial(self._started, hand))
+            reference = hand.start(self.link.agent, self._host.setup, self._node, copy=self._around.client)
+            self._around.notify(reference, partial(self._started, hand))
 
     def _started(self, hand: Hand, value: Any) -> None:
         started = isinstance(value, int)

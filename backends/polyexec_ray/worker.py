@@ -6,7 +6,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,10 +33,12 @@ class Worker:
         agent: the agent of its node.
         setup: for ``polyexec.envelope``.
         env: variables to set before anything else is imported.
+        copy: see ``polyexec_ray.freight.load``.
     """
 
-    def __init__(self, worker_id: int, agent: Any, setup: bytes, env: Mapping[str, str]) -> None:
+    def __init__(self, worker_id: int, agent: Any, setup: bytes, env: Mapping[str, str], *, copy: bool) -> None:
         os.environ.update(env)
+        self._copy = copy
         self._id = worker_id
         self._agent = agent
         self._setup = setup
@@ -91,11 +93,11 @@ class Worker:
                 # It would be lost if a later body killed the process.
                 returned = batch.drain()
                 return [*batch.take(), (call_id, self._cargo(outcome))], returned
-            batch.done.append((call_id, load(outcome)))
+            batch.done.append((call_id, self._load(outcome)))
         return batch.take(), []
 
     def _run(self, call_id: int, head: bytes, body: Stored, values: Sequence[Stored]) -> Stored:
-        uplink = _Uplink(self._agent, call_id)
+        uplink = _Uplink(self._agent, call_id, self._load)
         self._mark.begin(call_id)
         outcome = envelope.run(head, body, values, uplink, self._interrupts, setup=self._setup)
         self._mark.end()
@@ -103,14 +105,17 @@ class Worker:
 
     def _cargo(self, outcome: Stored) -> Any:
         if outcome.nbytes < LARGE:
-            return load(outcome)
-        self._parked = load(outcome)
+            return self._load(outcome)
+        self._parked = self._load(outcome)
         return Parked(head_of(outcome))
 
     def collect(self) -> Any:
         """Give the outcome that ``run`` kept back."""
         parked, self._parked = self._parked, None
         return parked
+
+    def _load(self, stored: Stored) -> Any:
+        return load(stored, copy=self._copy)
 
     def _listen(self) -> None:
         answers: list[tuple[int, str]] = []
@@ -126,12 +131,13 @@ class Worker:
 class _Uplink:
     """How a body reaches the executor: by way of the agent."""
 
-    def __init__(self, agent: Any, call_id: int) -> None:
+    def __init__(self, agent: Any, call_id: int, load: Callable[[Stored], Any]) -> None:
         self._agent = agent
+        self._load = load
         self._call_id = call_id
 
     def request(self, message: Stored) -> tuple[bytes, Sequence[Stored]]:
-        cargo = load(message)
+        cargo = self._load(message)
         if message.nbytes >= LARGE:
             cargo = [ray.put(cargo)]
         # Waiting here and not in ray.get lets an interrupt through at once.
