@@ -148,9 +148,15 @@ class World:
         if any(story.answers):
             assert isinstance(action.ending, Cancelled | Failed), f"C8: answered True, then {action.ending}"
         elif isinstance(action.ending, Cancelled):
-            assert story.unasked or action.task in self.answers.values(), "C8: cancelled after all were told False"
+            asked = story.unasked or action.task in self.answers.values() or self._has_timed_parent(story.task)
+            assert asked, "C8: cancelled after all were told False"
         if isinstance(action.ending, TimedOut):
             assert story.task.timeout is not None
+
+    def _has_timed_parent(self, task: Task) -> bool:
+        """Say whether the time limit of a task further up may have ended this one."""
+        parent = self.stories.get(task.parent or 0)
+        return parent is not None and (parent.task.timeout is not None or self._has_timed_parent(parent.task))
 
     def _on_answer(self, action: Answer) -> None:
         if action.token is None:

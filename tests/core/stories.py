@@ -46,7 +46,14 @@ class Body:
 
 @attrs.define(eq=False)
 class Story:
-    """What the world knows of a task."""
+    """What the world knows of a task.
+
+    Attributes:
+        begun: how often its body has begun.
+        counted: attempts that count, because nobody can be sure that the body had not begun.
+        answers: what those were told who have cancelled it.
+        unasked: it may have been cancelled together with another.
+    """
 
     task: Task
     begun: int = 0

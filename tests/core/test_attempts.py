@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from polyexec.records import Consult, Died, Ended, Settle, Start
+from polyexec.records import Cancelled, Consult, Died, Ended, Settle, Start
 from polyexec.scheduler import BACKOFF, BACKOFF_LIMIT, FREE_RESTARTS
-from polyexec.spi import Death
+from polyexec.spi import Death, Verdict
 from polyexec.stored import Tag
 
 from .bench import Bench
@@ -83,3 +83,18 @@ def test_a_hook_decides_about_a_new_attempt() -> None:
     assert bench.ending(1) is None
     bench.scheduler.decided(1, consult.ending)
     assert bench.ending(1) == consult.ending
+
+
+@pytest.mark.parametrize("verdict", ["revoked", "died"])
+def test_a_cancelled_call_whose_body_never_began_is_no_attempt(verdict: str) -> None:
+    """F5, C1."""
+    bench = Bench()
+    bench.add(1)
+    bench.go()
+    bench.cancel(1, force=True)
+    if verdict == "revoked":
+        bench.scheduler.stopped(bench.call(1), Verdict.REVOKED)
+    else:
+        bench.scheduler.lost(bench.call(1), Death("host", signal=9, started=False))
+    (settle,) = (action for action in bench.go() if isinstance(action, Settle))
+    assert (settle.ending, settle.attempts) == (Cancelled(), 0)

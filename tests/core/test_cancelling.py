@@ -167,6 +167,20 @@ def test_a_promised_cancel_is_kept_when_the_last_start_is_refused() -> None:
     assert bench.ending(1) == Cancelled()
 
 
+def test_a_time_limit_cancels_the_children() -> None:
+    """F6, C5: as ``cancel(force=True)`` does."""
+    bench = Bench(cpus=2)
+    bench.add(1, timeout=5.0)
+    bench.go()
+    bench.scheduler.started(bench.call(1))
+    bench.add(2, parent=1)
+    bench.add(3, parent=1)
+    bench.go()
+    bench.go(5.0)
+    assert bench.halts() == [True, True]
+    assert bench.ending(3) == Cancelled()
+
+
 @pytest.mark.parametrize("end", ["finished", "lost"])
 def test_timeout_ends_the_call_by_force(end: str) -> None:
     """F6: the time runs from the start of the body."""

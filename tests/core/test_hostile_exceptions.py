@@ -71,7 +71,7 @@ def test_an_exception_that_holds_a_lock() -> None:
     """F2: name, text and traceback arrive."""
     found = there_and_back(WithAttributes("text", threading.Lock()))
     assert isinstance(found, polyexec.RemoteError)
-    assert found.type_name == f"{__name__}.WithAttributes"
+    assert found.type_name == f"{WithAttributes.__module__}.WithAttributes"
     assert found.message.startswith("('text', <unlocked")
     assert "in there_and_back" in found.traceback
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from polyexec.errors import Interrupted
-from polyexec.interrupts import SignalInterrupts, ThreadInterrupts
+from polyexec.interrupts import SignalInterrupts, ThreadInterrupts, _Bodies
 from polyexec.spi import Verdict
 
 from . import races
@@ -104,6 +104,63 @@ def test_a_second_interrupt_raises_nothing() -> None:
     assert interrupts.end(5)
     assert set(verdicts) == {Verdict.DELIVERED}
     assert interrupts.deliver(5) is Verdict.DELIVERED
+
+
+class Scripted(_Bodies):
+    """Notes what is raised and settled; a test says what happens between two steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[str] = []
+        self.while_raising: Callable[[], None] = lambda: None
+
+    def _raise_in(self, ident: int) -> None:
+        self.while_raising()
+        self.events.append("raised")
+
+    def _settle(self) -> None:
+        self.events.append("settled")
+
+
+class Noticed(dict[int, int]):
+    """Interrupts a call in the very moment in which it begins."""
+
+    def __init__(self, interrupts: Scripted) -> None:
+        super().__init__()
+        self.interrupts = interrupts
+
+    def __setitem__(self, call: int, ident: int) -> None:
+        super().__setitem__(call, ident)
+        assert self.interrupts.deliver(call) is Verdict.DELIVERED
+
+
+def test_an_interrupt_in_the_midst_of_the_beginning() -> None:
+    """C2: either the one who interrupts raises, or the body itself, never both."""
+    interrupts = Scripted()
+    interrupts._running = Noticed(interrupts)
+    interrupts.begin(5)
+    assert interrupts.events == ["raised"]
+    assert interrupts.end(5)
+
+
+def test_the_end_waits_for_an_exception_that_is_on_its_way() -> None:
+    """C2: and lets it come, so that it does not hit the next call."""
+    interrupts = Scripted()
+    raising = threading.Event()
+
+    def until_the_body_has_ended() -> None:
+        raising.set()
+        while 5 in interrupts._running:
+            pass
+
+    interrupts.while_raising = until_the_body_has_ended
+    interrupts.begin(5)
+    thread = threading.Thread(target=interrupts.deliver, args=(5,))
+    thread.start()
+    assert raising.wait(30)
+    assert interrupts.end(5)
+    thread.join()
+    assert interrupts.events == ["raised", "settled"]
 
 
 def test_what_is_remembered_of_calls_is_bounded() -> None:

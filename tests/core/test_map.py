@@ -64,11 +64,13 @@ def sizes_of_chunks(ex: Executor, seconds: Callable[[int], float], monkeypatch: 
     """Map over items that seem to take some seconds each, and give the sizes of chunks."""
     sizes: list[int] = []
 
-    def run(function: Any, chunk: Any) -> mapping.ChunkResult:
+    def submit(executor: Executor, work: Any, function: Any, *rest: Any) -> Any:
+        chunk = rest[0] if work is mapping.run_chunk else [rest]
         sizes.append(len(chunk))
-        return mapping.ChunkResult([function(*item) for item in chunk], None, sum(seconds(item[0]) for item in chunk))
+        results = [function(*item) for item in chunk]
+        return executor.put(mapping.ChunkResult(results, None, sum(seconds(item[0]) for item in chunk)))
 
-    monkeypatch.setattr(ex, "submit", lambda _, function, chunk: ex.put(run(function, chunk)))
+    monkeypatch.setattr(Executor, "submit", submit)
     assert list(ex.map(abs, range(3000))) == list(range(3000))
     return sizes
 

@@ -199,12 +199,9 @@ def test_options_reach_the_call(ex: Executor, backend: StubBackend) -> None:
     assert (call.name, call.env, call.lease.node, call.lease.held) == ("train", {"A": "1"}, "node", Resources(0.5))
 
 
-def test_an_error_that_nobody_asks_for_is_reported_once(
-    ex: Executor, backend: StubBackend, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_error_that_nobody_asks_for_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     """S12."""
-    if backend.config.keeps:
-        pytest.skip("errors are brought to the driver by the backends that keep values")
+    ex, backend = connect_stub(StubConfig())
     done = threading.Event()
     future = ex.submit(abs, -1)
     future.add_done_callback(lambda _: done.set())
