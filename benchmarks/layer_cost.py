@@ -98,9 +98,7 @@ def dask_contest() -> Iterator[Contest]:
 
     with (
         polyexec.connect(f"dask?workers={WORKERS}") as executor,
-        LocalCluster(
-            n_workers=WORKERS, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
-        ) as cluster,
+        LocalCluster(n_workers=WORKERS, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
 

@@ -100,12 +100,18 @@ class _Run:
         """Hand over when the items take long."""
         if ended.wait(patience):
             return
-        left = 0
-        while _popped(self._left.pop) is not None:
-            left += 1
+        taken = []
+        while (item := _popped(self._left.pop)) is not None:
+            taken.append(item)
         given = self._results[:]
-        if given or left:
-            fulfil(handover, Handover(given, left))
+        if not given and not taken:
+            return
+        try:
+            fulfil(handover, Handover(given, len(taken)))
+        except Exception:
+            # The executor is being closed, for example: then the task does and gives it all itself.
+            self._left.extend(reversed(taken))
+        else:
             self._given = len(given)
 
     def result(self) -> ChunkResult:

@@ -119,7 +119,8 @@ class _Map:
                     raise error
                 self._fill()
         finally:
-            for chunk in self.in_flight:
+            # The last ones first, so that none starts in the place of one that was cancelled before it.
+            for chunk in reversed(self.in_flight):
                 self.executor.cancel(chunk.future)
 
     def _next(self) -> tuple[list[Any], BaseException | None]:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import polyexec
-from polyexec import Executor, mapping
+from polyexec import Executor, chunks, mapping
 
 from .gates import LIMIT, Gate, pass_through
 
@@ -165,3 +166,28 @@ def test_an_iterable_that_raises(ex: Executor) -> None:
 
     with pytest.raises(KeyError, match="items"):
         list(ex.map(abs, items()))
+
+
+@pytest.mark.parametrize("done", [0, 2])
+def test_a_chunk_hands_over_what_it_has_and_what_it_has_not_begun(done: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """M2: each result is given once, and each item is worked on once."""
+    handed: list[chunks.Handover] = []
+    monkeypatch.setattr(chunks, "fulfil", lambda _, handover: handed.append(handover))
+    run = chunks._Run(abs, [(-number,) for number in range(5)])
+    run._results += [abs(*run._left.popleft()) for _ in range(done)]
+    run.watch(cast("Any", None), 0, threading.Event())
+    assert [(handover.results, handover.left) for handover in handed] == [(list(range(done)), 5 - done)]
+    assert run.result().results == []
+
+
+def test_a_chunk_that_cannot_hand_over_does_it_all_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """M1, F9: no item is lost because the executor is being closed meanwhile."""
+
+    def closed(*_: Any) -> None:
+        raise polyexec.ExecutorClosed("closed")
+
+    monkeypatch.setattr(chunks, "fulfil", closed)
+    run = chunks._Run(abs, [(-number,) for number in range(5)])
+    run._results.append(abs(*run._left.popleft()))
+    run.watch(cast("Any", None), 0, threading.Event())
+    assert run.result().results == [0, 1, 2, 3, 4]
