@@ -135,7 +135,8 @@ class Actions:
             source.retrieved = True
             if source.tag is not Tag.CANCELLED:
                 for entry in data.entries:
-                    entry.note = f"task {entry.name!r} did not run, because {source.name!r}, which it needs, failed"
+                    own = f"task {entry.name!r} did not run, because {source.name!r}, which it needs, failed"
+                    entry.note = f"{source.note}\n{own}" if source.note else own
                 assert source.stored is not None
                 return source.stored
             return outcome.cancelled(data.spec.name, f"{source.name!r}, which it needs, was cancelled")

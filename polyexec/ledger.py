@@ -42,7 +42,8 @@ def add_up(amounts: Iterable[Resources]) -> Resources:
     """Add amounts."""
     total: dict[str, int] = {}
     for one in amounts:
-        for name, amount in need_of(one).items():
+        custom = {f"custom {name}": round(amount * UNIT) for name, amount in one.custom.items()}
+        for name, amount in (need_of(one) | custom).items():
             total[name] = total.get(name, 0) + amount
     return amounts_of(total)
 

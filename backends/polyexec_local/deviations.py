@@ -28,6 +28,11 @@ SHARED_PROCESS = (
         "arguments are shared: a change by the caller or the task is seen by the other",
     ),
     Deviation(
+        "R5",
+        "CUDA_VISIBLE_DEVICES is read from os.environ, which belongs to the process, and several tasks run in it",
+        "tasks hold disjoint accelerators, but the variable shows those of the task that started last",
+    ),
+    Deviation(
         "R10",
         "pools of BLAS and OpenMP belong to the process, and tasks of different needs run in it at the same time",
         "pools stay as the process has them",
