@@ -56,14 +56,21 @@ class Actions:
 
     def carry_out(self, batch: Sequence[Action]) -> None:
         """Carry out some actions, in order; what calls have made is let go last, when results refer to it."""
+        faults: list[Exception] = []
         for action in batch:
             method = self._METHODS.get(type(action))
-            if method is not None:
-                method(self, action)
+            try:
+                if method is not None:
+                    method(self, action)
+            except Exception as fault:
+                # The others must still be carried out: each of them may be what somebody waits for.
+                faults.append(fault)
         for action in batch:
             if isinstance(action, Drop):
                 self.calls.pop(action.call, None)
                 self._runtime.requests.end_call(action.call)
+        if faults:
+            raise faults[0]
 
     def _start(self, action: Start) -> None:
         data = self.data[action.task]

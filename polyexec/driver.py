@@ -12,7 +12,6 @@ import os
 import queue
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -58,8 +57,9 @@ class DriverSession(Session):
         drivers[self.executor_id] = self
         runtime.info = info
         runtime.start()
-        self._exit_hook = _exit_hook(weakref.ref(self))
-        atexit.register(self._exit_hook)
+        # Keeps the session alive: an executor that is dropped without close finishes its tasks, as those of
+        # concurrent.futures do.
+        atexit.register(self.close_at_exit)
 
     @property
     def info(self) -> Info:
@@ -260,7 +260,7 @@ class DriverSession(Session):
             if not self._runtime.callbacks.is_current():
                 self._closed.wait()
             return
-        atexit.unregister(self._exit_hook)
+        atexit.unregister(self.close_at_exit)
         try:
             self._drain(0.0 if cancel_pending else None, None)
         finally:
@@ -317,12 +317,3 @@ def _taken(entry: Entry, callback: Callable[[], None]) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _exit_hook(session: weakref.ref[DriverSession]) -> Callable[[], None]:
-    def hook() -> None:
-        alive = session()
-        if alive is not None:
-            alive.close_at_exit()
-
-    return hook

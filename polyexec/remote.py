@@ -8,6 +8,7 @@ request settles them. A request takes no lock here.
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import threading
 import time
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from polyexec import lanes, outcome
-from polyexec.errors import Interrupted, PolyexecError
+from polyexec.errors import ForkedExecutor, Interrupted, PolyexecError
 from polyexec.options import TaskOptions
 from polyexec.prepare import prepare_task
 from polyexec.session import ClusterResources, Entry, Info, Session
@@ -39,6 +40,7 @@ class RemoteSession(Session):
         self._uplink = uplink
         self._inline = inline
         self._thread = threading.get_ident()
+        self._pid = os.getpid()
         self._entries: weakref.WeakValueDictionary[int, Entry] = weakref.WeakValueDictionary()
         self._pinned: deque[int] = deque()
         self._dropped: deque[int] = deque()
@@ -190,6 +192,10 @@ class RemoteSession(Session):
         return tuple(gone)
 
     def _ask(self, kind: str, *fields: Any, buffers: Sequence[Any] = ()) -> tuple[Any, Sequence[Stored]]:
+        if os.getpid() != self._pid:
+            raise ForkedExecutor(
+                f"the executor of a task cannot be used in a process forked by it; this is process {os.getpid()}"
+            )
         main = threading.get_ident() == self._thread
         message = pickle.dumps((kind, main, self._released(), fields))
         reply, values = self._uplink.request(Stored(message, buffers))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 
@@ -27,6 +28,7 @@ _lock = threading.Lock()
 _overlays: dict[str, list[tuple[int, str]]] = {}
 _originals: dict[str, str | None] = {}
 _pool_size: list[int] = []
+_controllers: dict[int, threadpoolctl.ThreadpoolController] = {}
 
 
 @contextlib.contextmanager
@@ -45,7 +47,7 @@ def surroundings(attempt: Attempt, *, exclusive: bool, own_process: bool) -> Ite
     size = _pool_size_for(attempt) if exclusive else None
     if own_process:
         _size_pools(size)
-    with contextlib.nullcontext() if own_process or size is None else threadpoolctl.threadpool_limits(size):
+    with contextlib.nullcontext() if own_process or size is None else _controller().limit(limits=size):
         try:
             _push(attempt.call_id, variables)
             yield
@@ -85,5 +87,14 @@ def _size_pools(size: int | None) -> None:
     """Size the pools of libraries that are loaded already; those loaded later read the variables."""
     if size is None or _pool_size == [size]:
         return
-    threadpoolctl.threadpool_limits(size)
+    _controller().limit(limits=size)
     _pool_size[:] = [size]
+
+
+def _controller() -> threadpoolctl.ThreadpoolController:
+    """Find the pools of this process; looked for again only when modules have been imported since."""
+    known = _controllers.get(len(sys.modules))
+    if known is None:
+        _controllers.clear()
+        known = _controllers[len(sys.modules)] = threadpoolctl.ThreadpoolController()
+    return known
