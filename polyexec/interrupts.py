@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -24,6 +25,9 @@ from polyexec.spi import Verdict
 _set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_async_exc.argtypes = (ctypes.c_ulong, ctypes.py_object)
 _REMEMBERED = 4096
+_START_PAUSE = 0.0005
+_START_DEPTH = 6
+"""Seconds between two looks at a thread that starts another, and how many frames may lie above ``Thread.start``."""
 
 
 class _Claim:
@@ -141,6 +145,8 @@ class ThreadInterrupts(_Bodies):
     """
 
     def _raise_in(self, ident: int) -> None:
+        while _starts_a_thread(ident):
+            time.sleep(_START_PAUSE)
         _set_async_exc(ident, Interrupted)
 
     def _settle(self) -> None:
@@ -148,6 +154,22 @@ class ThreadInterrupts(_Bodies):
         # interpreter's eval breaker raised for ever (CPython 3.11), on which a trace function then hangs.
         for _ in range(2):
             pass
+
+
+def _starts_a_thread(ident: int) -> bool:
+    """Say whether a thread is in ``Thread.start``.
+
+    Up to CPython 3.11 a new thread goes by the identity of the one that starts it until it runs. The exception would
+    hit the new one, which would die of it, and the other would wait for ever for it to start.
+    """
+    frame = sys._current_frames().get(ident)
+    for _ in range(_START_DEPTH):
+        if frame is None:
+            return False
+        if frame.f_code is threading.Thread.start.__code__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class SignalInterrupts(_Bodies):

@@ -36,6 +36,7 @@ class Roster:
         self._starting: Counter[tuple[Kind, bool]] = Counter()
         self._running: dict[int, Hand] = {}
         self._blocked: set[int] = set()
+        self._stopped: set[int] = set()
         self._busy: set[int] = set()
         self._closed = False
 
@@ -48,6 +49,14 @@ class Roster:
         """Give the worker to which a call was given."""
         with self._lock:
             return self._running.get(call_id)
+
+    def stop(self, call_id: int) -> Hand | None:
+        """Note that a call shall not begin any more, and give the worker to which it was given."""
+        with self._lock:
+            hand = self._running.get(call_id)
+            if hand is not None:
+                self._stopped.add(call_id)
+            return hand
 
     def hand(self, worker_id: int) -> Hand | None:
         """Give a worker by its number."""
@@ -85,20 +94,28 @@ class Roster:
                 dealt.append((hand, batch))
             return dealt, self._new(kind) if self._is_short(kind) else None
 
-    def give_back(self, hand: Hand, call_ids: Sequence[int]) -> None:
-        """Let calls that have not begun wait again, before all others."""
+    def give_back(self, hand: Hand, call_ids: Sequence[int]) -> list[int]:
+        """Let calls that have not begun wait again, before all others; give those that shall not begin any more."""
+        revoked: list[int] = []
         with self._lock:
             for call_id in reversed(call_ids):
                 call = hand.calls.pop(call_id, None)
-                if call is not None:
-                    del self._running[call_id]
+                if call is None:
+                    continue
+                del self._running[call_id]
+                if call_id in self._stopped:
+                    self._stopped.discard(call_id)
+                    revoked.append(call_id)
+                else:
                     self._queues(call).setdefault(hand.kind, deque()).appendleft(call)
+        return revoked
 
     def end(self, call_id: int, *, worn: bool = False) -> bool:
         """Forget a call that has ended; False if that is known already."""
         with self._lock:
             hand = self._running.pop(call_id, None)
             self._blocked.discard(call_id)
+            self._stopped.discard(call_id)
             if hand is None:
                 return False
             hand.calls.pop(call_id, None)

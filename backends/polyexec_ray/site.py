@@ -62,7 +62,7 @@ class Site(Listener):
     def cancel(self, call_id: int, *, force: bool) -> None:
         """Revoke, interrupt or kill."""
         revoked = self._roster.withdraw(call_id)
-        hand = self._roster.hand_of(call_id)
+        hand = self._roster.stop(call_id)
         if revoked or hand is None:
             self._host.stopped(call_id, Verdict.REVOKED if revoked else Verdict.LATE)
         elif force:
@@ -151,7 +151,7 @@ class Site(Listener):
         outcomes, returned = value
         parked = [(call_id, cargo) for call_id, cargo in outcomes[-1:] if isinstance(cargo, Parked)]
         found = _outcomes(hand, outcomes)
-        self._roster.give_back(hand, returned)
+        self._give_back(hand, returned)
         if parked and parked[0][0] in hand.calls:
             self._report(found)
             self._feed(hand.kind)
@@ -188,6 +188,11 @@ class Site(Listener):
     def _end(self, found: Sequence[tuple[Call, Outcome]]) -> list[tuple[Call, Outcome]]:
         return [item for item in found if self._roster.end(item[0].id, worn=item[1].head[2] == Tag.BROKEN)]
 
+    def _give_back(self, hand: Hand, call_ids: Sequence[int]) -> None:
+        """Let calls wait again that a worker has not begun, unless it was told to stop them: it does not have them."""
+        for call_id in self._roster.give_back(hand, call_ids):
+            self._host.stopped(call_id, Verdict.REVOKED)
+
     def _release(self, hand: Hand) -> None:
         """Let a worker have its next calls, or end it."""
         if not self._roster.release(hand):
@@ -211,7 +216,7 @@ class Site(Listener):
         self._report(_outcomes(hand, tuple(autopsy.outcomes.items())))
         calls = tuple(hand.calls)
         begun = _count_begun(calls, autopsy.begun)
-        self._roster.give_back(hand, calls[begun:])
+        self._give_back(hand, calls[begun:])
         self._feed(hand.kind)
         pid = autopsy.pid or hand.pid
         for call_id in calls[:begun]:
@@ -261,7 +266,7 @@ class Site(Listener):
         hands = {hand.id: hand for call_id in call_ids if (hand := self._roster.hand_of(call_id)) is not None}
         for hand in hands.values():
             self._report(_outcomes(hand, news.outcomes))
-            self._roster.give_back(hand, news.returned)
+            self._give_back(hand, news.returned)
             self._feed(hand.kind)
 
     def agent_lost(self, error: BaseException) -> None:

@@ -190,13 +190,14 @@ class Snapshot:
         threads = {thread.ident: thread.name for thread in threading.enumerate() if thread.ident is not None}
         return Snapshot(threads, family(), descriptors(), shared_memory())
 
-    def leaks(self, *, threads: int = 0, processes: int = 0, files: int = 0) -> list[str]:
+    def leaks(self, *, threads: int = 0, processes: int = 0, files: int = 0, descriptors: bool = True) -> list[str]:
         """Say what is there now and was not then.
 
         Args:
             threads: how many more threads are allowed.
             processes: how many more processes.
             files: how many more descriptors.
+            descriptors: look at descriptors too.
 
         Returns:
             One text for each kind of leak, none if there is none.
@@ -210,20 +211,24 @@ class Snapshot:
         if len(new_processes) > processes:
             found.append(f"processes {[(item.pid, item.command[:120]) for item in new_processes]}")
         more = now.open - self.open
-        if sum(now.open.values()) - sum(self.open.values()) > files:
+        if descriptors and sum(now.open.values()) - sum(self.open.values()) > files:
             found.append(f"descriptors {dict(more)}")
         if now.names - self.names and not files:
             found.append(f"files {sorted(now.names - self.names)}")
         return found
 
-    def check(self, *, threads: int = 0, processes: int = 0, files: int = 0) -> None:
-        """Raise ``LeakError`` if something is left after a grace of some seconds."""
-        if not LINUX or not self.leaks(threads=threads, processes=processes, files=files):
+    def check(self, *, threads: int = 0, processes: int = 0, files: int = 0, descriptors: bool = True) -> None:
+        """Raise ``LeakError`` if something is left after a grace of some seconds; see ``leaks``."""
+
+        def found() -> list[str]:
+            return self.leaks(threads=threads, processes=processes, files=files, descriptors=descriptors)
+
+        if not LINUX or not found():
             return
         last: list[str] = []
 
         def clean() -> bool:
-            last[:] = self.leaks(threads=threads, processes=processes, files=files)
+            last[:] = found()
             return not last
 
         try:

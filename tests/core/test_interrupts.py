@@ -77,6 +77,32 @@ def test_several_bodies_at_the_same_time() -> None:
     assert seen == {1: "finished", 2: "interrupted"}
 
 
+def start_threads(interrupts: ThreadInterrupts, call: int, begun: threading.Event) -> None:
+    try:
+        try:
+            interrupts.begin(call)
+            begun.set()
+            while True:
+                threading.Thread(target=int).start()
+        except Interrupted:
+            interrupts.end(call)
+    except Interrupted:
+        interrupts.end(call)
+
+
+def test_a_body_that_starts_threads() -> None:
+    """C2: the exception never hits a new thread, which has the identity of the one that starts it for a while."""
+    interrupts = ThreadInterrupts()
+    for call in range(60):
+        begun = threading.Event()
+        body = threading.Thread(target=start_threads, args=(interrupts, call, begun), daemon=True)
+        body.start()
+        assert begun.wait(30)
+        assert interrupts.deliver(call) is Verdict.DELIVERED
+        body.join(30)
+        assert not body.is_alive()
+
+
 def test_an_interrupt_before_the_body_is_remembered() -> None:
     """C1, C8: the body never runs."""
     interrupts = ThreadInterrupts()

@@ -66,10 +66,10 @@ def sizes_of_chunks(ex: Executor, seconds: Callable[[int], float], monkeypatch: 
     sizes: list[int] = []
 
     def submit(executor: Executor, work: Any, function: Any, *rest: Any) -> Any:
-        chunk = rest[0] if work is mapping.run_chunk else [rest]
+        chunk = rest[0] if work is chunks.run_chunk else [rest]
         sizes.append(len(chunk))
         results = [function(*item) for item in chunk]
-        return executor.put(mapping.ChunkResult(results, None, sum(seconds(item[0]) for item in chunk)))
+        return executor.put(chunks.ChunkResult(results, None, sum(seconds(item[0]) for item in chunk)))
 
     monkeypatch.setattr(Executor, "submit", submit)
     assert list(ex.map(abs, range(3000))) == list(range(3000))
