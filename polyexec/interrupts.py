@@ -157,7 +157,7 @@ class ThreadInterrupts(_Bodies):
 
 
 def _starts_a_thread(ident: int) -> bool:
-    """Say whether a thread is in ``Thread.start``.
+    """Say whether a thread is in ``Thread.start``, and the new one does not run yet.
 
     Up to CPython 3.11 a new thread goes by the identity of the one that starts it until it runs. The exception would
     hit the new one, which would die of it, and the other would wait for ever for it to start.
@@ -167,7 +167,7 @@ def _starts_a_thread(ident: int) -> bool:
         if frame is None:
             return False
         if frame.f_code is threading.Thread.start.__code__:
-            return True
+            return frame.f_locals["self"].ident is None
         frame = frame.f_back
     return False
 
