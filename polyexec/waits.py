@@ -44,7 +44,8 @@ class Waits:
         """Take a new wait; it may end at once."""
         call = self._scheduler.running.get(wait.call)
         self._waits[wait.id] = wait
-        if call is None or (wait.main and call.stop is Stop.CANCEL and not call.forced):
+        if call is None or (wait.main and call.stop is not Stop.NO):
+            # Also if it is being killed: where nothing can be, the exception waits for the body to come back.
             self._finish(wait, Wake.INTERRUPTED)
         elif wait.needed <= 0:
             self._finish(wait, Wake.READY)

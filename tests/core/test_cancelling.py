@@ -167,6 +167,18 @@ def test_a_promised_cancel_is_kept_when_the_last_start_is_refused() -> None:
     assert bench.ending(1) == Cancelled()
 
 
+@pytest.mark.parametrize("force", [True, False])
+def test_a_body_that_is_being_stopped_does_not_wait_any_more(force: bool) -> None:
+    """C2, C3: its wait was on its way when it was stopped; the exception is raised when it comes back."""
+    bench = Bench()
+    bench.add(1)
+    bench.go()
+    bench.cancel(1, force=force)
+    bench.wait(7, 1, 1000)
+    bench.wait(8, 1, 1000, main=False)
+    assert bench.wakes() == {7: Wake.INTERRUPTED}
+
+
 def test_a_time_limit_cancels_the_children() -> None:
     """F6, C5: as ``cancel(force=True)`` does."""
     bench = Bench(cpus=2)

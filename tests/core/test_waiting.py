@@ -98,16 +98,17 @@ def test_a_call_ahead_of_its_turn_that_waits_holds_nothing() -> None:
 
 def test_a_call_ahead_of_its_turn_whose_wait_is_answered_at_once() -> None:
     """R6, R4: it takes its cpu once."""
-    bench = Bench(cpus=1, queue_limit=8)
-    for task in (1, 2, 3):
+    bench = Bench(cpus=2, queue_limit=8)
+    for task in (1, 2, 3, 4):
         bench.add(task, function="quick")
     bench.go()
     bench.scheduler.finished(bench.call(1), Tag.VALUE, duration=0.004)
-    bench.go()
+    assert bench.started() == [3, 4]
     bench.finish(2)
-    bench.wait(7, 3, 1000)
+    bench.finish(3)
+    bench.wait(7, 4, 1000)
     bench.scheduler.arrive(1000, Tag.VALUE)
     assert bench.wakes() == {7: Wake.READY}
-    bench.finish(3)
-    bench.add(4)
-    assert bench.started() == [4]
+    bench.finish(4)
+    bench.add(5, need_of(Resources(2)))
+    assert bench.started() == [5]
