@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from polyexec import lanes, outcome
+from polyexec import blocking, lanes, outcome
 from polyexec.errors import ExecutorClosed, ForkedExecutor, ObjectLost
 from polyexec.options import TaskOptions
 from polyexec.prepare import prepare_task
@@ -141,7 +141,7 @@ class DriverSession(Session):
         settled = {entry.id for entry in entries if entry.tag is not None}
         while len(settled) < count:
             try:
-                settled.add(arrived.get(timeout=_left(deadline)).id)
+                settled.add(blocking.take(arrived, _left(deadline)).id)
             except queue.Empty:
                 return
 
@@ -172,7 +172,7 @@ class DriverSession(Session):
         deadline = None if timeout is None else time.monotonic() + timeout
         while left:
             try:
-                entry = arrived.get(timeout=_left(deadline))
+                entry = blocking.take(arrived, _left(deadline))
             except queue.Empty:
                 raise TimeoutError(f"{len(left)} Futures are not done") from None
             if entry.id in left:
@@ -226,7 +226,7 @@ class DriverSession(Session):
         while True:
             closed = self._closed.is_set()
             try:
-                return answer.get(timeout=None if closed else _LOOK_AGAIN, block=not closed)
+                return blocking.take(answer, 0.0 if closed else _LOOK_AGAIN)
             except queue.Empty:
                 if closed:
                     return otherwise
@@ -258,7 +258,7 @@ class DriverSession(Session):
         self._runtime.closing = True
         if not self._closing.acquire(blocking=False):
             if not self._runtime.callbacks.is_current():
-                self._closed.wait()
+                blocking.wait(self._closed)
             return
         atexit.unregister(self.close_at_exit)
         try:
@@ -269,12 +269,12 @@ class DriverSession(Session):
     def _drain(self, patience: float | None, last: float | None) -> None:
         runtime = self._runtime
         runtime.post(runtime.drain)
-        if runtime.drained.wait(patience):
+        if blocking.wait(runtime.drained, patience):
             return
         runtime.post(runtime.cancel_all, False)
-        if not runtime.drained.wait(GRACE):
+        if not blocking.wait(runtime.drained, GRACE):
             runtime.post(runtime.cancel_all, True)
-            runtime.drained.wait(last)
+            blocking.wait(runtime.drained, last)
 
     def _shut_down(self, patience: float | None) -> None:
         try:

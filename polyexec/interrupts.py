@@ -25,6 +25,8 @@ from polyexec.spi import Verdict
 _set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _set_async_exc.argtypes = (ctypes.c_ulong, ctypes.py_object)
 _REMEMBERED = 4096
+_SIGNALS = 5
+_SIGNAL_PAUSE = 0.01
 _START_PAUSE = 0.0005
 _START_DEPTH = 6
 """Seconds between two looks at a thread that starts another, and how many frames may lie above ``Thread.start``."""
@@ -189,12 +191,18 @@ class SignalInterrupts(_Bodies):
         if self._armed:
             self._armed = False
             raise Interrupted
-        if self._running:
+        # While somebody delivers, it is one signal more of the same interrupt.
+        if self._running and not self._busy:
             raise KeyboardInterrupt
 
     def _raise_in(self, ident: int) -> None:
         self._armed = True
-        signal.pthread_kill(ident, signal.SIGINT)
+        for _ in range(_SIGNALS):
+            # One that comes just before a system call begins is noticed only after the call; another ends the call.
+            signal.pthread_kill(ident, signal.SIGINT)
+            time.sleep(_SIGNAL_PAUSE)
+            if not self._armed:
+                return
 
     def _settle(self) -> None:
         self._armed = False

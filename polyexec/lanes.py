@@ -15,6 +15,8 @@ from typing import Protocol
 
 import attrs
 
+from polyexec import blocking
+
 
 class Work(Protocol):
     """What is posted to a lane; one of the two is called, or both if Ctrl-C comes in between."""
@@ -71,6 +73,6 @@ def close_lane(number: int) -> None:
 def serve(number: int) -> None:
     """Run what is posted to a lane, in this thread, until the lane is closed."""
     lane = _lanes[number]
-    while lane.wake.get():
+    while blocking.take(lane.wake):
         lane.posted[0].run()
         lane.posted.popleft()
