@@ -19,7 +19,7 @@ from polyexec.testing.tools import Gate, Marks, eventually
 from polyexec.testing.watch import LINUX
 
 _DEFINITIONS = """
-    import json, os, sys
+    import json, os, signal, sys
     import polyexec
     from polyexec.testing import bodies
     from polyexec.testing.tools import Gate, Marks
@@ -117,6 +117,8 @@ _WITH_GUARD = f"""{_DEFINITIONS}
             say(went_on=name)
 
     def main():
+        # Shells let background jobs ignore it, and so would this program then.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with polyexec.connect(sys.argv[1]) as ex:
             try:
                 use_main(ex)
