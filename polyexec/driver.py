@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 
 from polyexec import blocking, lanes, outcome
 from polyexec.errors import ExecutorClosed, ForkedExecutor, ObjectLost
@@ -26,13 +26,8 @@ from polyexec.spi import Backend
 from polyexec.stored import Head, Stored, Tag
 from polyexec.tasks import TaskData
 
-T = TypeVar("T")
-
 GRACE = 2.0
 """Seconds that running tasks get to end when they are cancelled by ``close``, before they are killed."""
-
-_LOOK_AGAIN = 1.0
-"""Seconds after which a thread that waits for the loop looks whether the loop has ended."""
 
 EXIT_GRACE = 5.0
 """Seconds that tasks get to end when the interpreter exits without ``close``."""
@@ -202,7 +197,7 @@ class DriverSession(Session):
         runtime = self._runtime
         runtime.post(lambda: runtime.scheduler.cancel(entry.task_id, force=force, recursive=recursive, token=answer))
         # An abandoned map, for example, cancels wherever it is collected; the loop cannot wait for itself.
-        return True if runtime.in_loop() else self._answered(answer, False)
+        return True if runtime.in_loop() else blocking.take(answer)
 
     def subscribe(self, entry: Entry, callback: Callable[[], None]) -> None:
         """Call back in the callback thread, or here and now."""
@@ -214,22 +209,9 @@ class DriverSession(Session):
     def resources(self) -> ClusterResources:
         """Ask the loop."""
         self._check()
-        answer: SimpleQueue[ClusterResources | None] = SimpleQueue()
+        answer: SimpleQueue[ClusterResources] = SimpleQueue()
         self._runtime.post(lambda: answer.put(self._runtime.resources()))
-        found = self._answered(answer, None)
-        if found is None:
-            raise ExecutorClosed("the executor was closed while it was asked for its resources")
-        return found
-
-    def _answered(self, answer: SimpleQueue[T], otherwise: T) -> T:
-        """Wait for the loop's answer; another thread may close the executor meanwhile, and then nobody answers."""
-        while True:
-            closed = self._closed.is_set()
-            try:
-                return blocking.take(answer, 0.0 if closed else _LOOK_AGAIN)
-            except queue.Empty:
-                if closed:
-                    return otherwise
+        return blocking.take(answer)
 
     def pin(self, entry_id: int, name: str, item: int | None) -> Entry:
         """Give the entry for one more Future."""

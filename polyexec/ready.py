@@ -7,7 +7,6 @@ not fit has what it waits for kept back from those behind it, so that none starv
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
 from typing import TypeAlias
 
 from polyexec.ledger import Grant, Ledger, Need
@@ -45,20 +44,6 @@ class ReadyQueue:
     def discard(self, task_id: int) -> None:
         """Remove a task if it is there."""
         self._present.pop(task_id, None)
-
-    def __contains__(self, task_id: int) -> bool:
-        return task_id in self._present
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(tuple(self._present))
-
-    def needs(self) -> Iterator[tuple[Need, list[int]]]:
-        """Give each need with the tasks that have it."""
-        for group in self._groups.values():
-            key = tuple(group.need.items())
-            tasks = [task_id for _, _, task_id in group.heap if self._present.get(task_id) == key]
-            if tasks:
-                yield group.need, tasks
 
     def pop_fitting(
         self, ledger: Ledger, kept: dict[str, dict[str, int]], *, keep_back: bool = True

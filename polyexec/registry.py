@@ -16,7 +16,7 @@ from polyexec.spi import Backend
 GROUP = "polyexec.backends"
 VARIABLE = "POLYEXEC_BACKEND"
 DEFAULT = "process"
-_EXTRAS = {"ray": "ray", "dask": "dask"}
+_EXTRAS = frozenset({"dask", "ray"})
 
 
 @attrs.frozen
@@ -96,7 +96,7 @@ def backend_class(name: str) -> type[Backend]:
         if missing in ("", "polyexec", point.module.partition(".")[0]):
             raise
         raise BackendUnavailable(
-            f'backend {name!r} needs {missing!r}, which is not installed: pip install "polyexec[{_EXTRAS[name]}]"'
+            f'backend {name!r} needs {missing!r}, which is not installed: pip install "polyexec[{name}]"'
             if name in _EXTRAS
             else f"backend {name!r} needs {missing!r}"
         ) from error

@@ -78,10 +78,6 @@ class Scheduler:
         self._special_count = 0
         self._numbers = itertools.count(1)
 
-    def has(self, value: int) -> bool:
-        """Say whether a value is there, good or bad."""
-        return value in self.values
-
     def submit(self, task: Task) -> None:
         """Take a new task."""
         self.tasks[task.id] = task

@@ -20,8 +20,6 @@ class _Scheduler(Protocol):
     timers: Timers
     running: dict[int, Running]
 
-    def has(self, value: int) -> bool: ...
-
 
 class Waits:
     """Keeps the waits of all running calls.

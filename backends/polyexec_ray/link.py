@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -50,20 +51,20 @@ class Surroundings:
         self.later(lambda: reference._on_completed(lambda value: self.later(partial(done, value))))
 
 
-class Listener:
+class Listener(ABC):
     """What a link reports; methods are called from Ray's threads."""
 
+    @abstractmethod
     def gone(self, worker_id: int) -> None:
         """Learn that a worker has died."""
-        raise NotImplementedError
 
+    @abstractmethod
     def early(self, news: Early) -> None:
         """Take what a worker gives before its turn."""
-        raise NotImplementedError
 
+    @abstractmethod
     def agent_lost(self, error: BaseException) -> None:
         """Learn that the agent has died."""
-        raise NotImplementedError
 
 
 class Link:
