@@ -1,37 +1,68 @@
 """One execution layer for Python over many engines: submit, wait, cancel, resources, with the same meaning on each."""
 
-from polyexec.errors import (
-    ActorDied,
-    BackendBroken,
-    BackendLost,
-    BackendNotFound,
-    BackendUnavailable,
-    DeadlockError,
-    ExecutorClosed,
-    ForkedExecutor,
-    InfeasibleResources,
-    Interrupted,
-    ObjectLost,
-    PolyexecError,
-    RemoteError,
-    RemoteTraceback,
-    ResourceExhausted,
-    SerializationError,
-    SpecificationError,
-    TaskCancelled,
-    TaskExited,
-    TaskTimeout,
-    Unsupported,
-    WorkerDied,
-)
-from polyexec.options import Resources, TaskOptions
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from polyexec.connection import connect
+    from polyexec.errors import (
+        ActorDied,
+        BackendBroken,
+        BackendLost,
+        BackendNotFound,
+        BackendUnavailable,
+        DeadlockError,
+        ExecutorClosed,
+        ForkedExecutor,
+        InfeasibleResources,
+        Interrupted,
+        ObjectLost,
+        PolyexecError,
+        RemoteError,
+        RemoteTraceback,
+        ResourceExhausted,
+        SerializationError,
+        SpecificationError,
+        TaskCancelled,
+        TaskExited,
+        TaskTimeout,
+        Unsupported,
+        WorkerDied,
+    )
+    from polyexec.executor import Executor, current, task
+    from polyexec.future import Future
+    from polyexec.options import Resources, TaskOptions
+    from polyexec.session import ClusterResources, Info, NodeInfo
+else:
+    # Names are imported when they are first used: a worker process needs few of them, and its start is waited for.
+    _MODULES = {
+        "ClusterResources": "session",
+        "Executor": "executor",
+        "Future": "future",
+        "Info": "session",
+        "NodeInfo": "session",
+        "Resources": "options",
+        "TaskOptions": "options",
+        "connect": "connection",
+        "current": "executor",
+        "task": "executor",
+    }
+    _SUBMODULES = frozenset({"config", "errors", "options", "spi"})
+
+    def __getattr__(name):
+        from importlib import import_module
+
+        if name in _SUBMODULES:
+            return import_module(f"polyexec.{name}")
+        if name not in __all__:
+            raise AttributeError(f"module 'polyexec' has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(f"polyexec.{_MODULES.get(name, 'errors')}"), name)
+        return found
+
+    def __dir__():
+        return sorted({*globals(), *__all__, *_SUBMODULES})
+
 
 __version__ = "0.1.0"
-
-from polyexec.connection import connect
-from polyexec.executor import Executor, current, task
-from polyexec.future import Future
-from polyexec.session import ClusterResources, Info, NodeInfo
 
 __all__ = [
     "ActorDied",
