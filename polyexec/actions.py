@@ -73,6 +73,10 @@ class Actions:
             raise faults[0]
 
     def _start(self, action: Start) -> None:
+        if action.is_seat:
+            assert self._runtime.plain is not None
+            self._runtime.plain.granted(action.call)
+            return
         data = self.data[action.task]
         spec = data.spec
         self.calls[action.call] = action.task
@@ -129,7 +133,7 @@ class Actions:
             assert data.last is not None
             head, _ = Head.decode(data.last.head)
             self._runtime.objects.settle(data.entries, head, data.last.stored, data.last.handle)
-            self._call_back(data.entries)
+            self.call_back(data.entries)
         else:
             self.settle_all(data.entries, self._stored_ending(data, ending))
         self.release(data)
@@ -156,9 +160,10 @@ class Actions:
         """Give values an outcome, and call back."""
         head, _ = Head.decode(stored.data)
         self._runtime.objects.settle(entries, head, stored, None)
-        self._call_back(entries)
+        self.call_back(entries)
 
-    def _call_back(self, entries: Sequence[Entry]) -> None:
+    def call_back(self, entries: Sequence[Entry]) -> None:
+        """Let what users want to be called run in its own thread."""
         for entry in entries:
             # Whoever adds one at this very moment may take it back, and calls it himself then.
             with contextlib.suppress(IndexError):
@@ -171,10 +176,14 @@ class Actions:
         self._runtime.objects.refer(data.spec.references, -1)
 
     def _answer(self, action: Answer) -> None:
-        if isinstance(action.token, SimpleQueue):
-            action.token.put(action.value)
-        elif action.token is not None:
-            self._runtime.requests.answer(action.token, action.value)
+        self.answer(action.token, action.value)
+
+    def answer(self, token: object, value: bool) -> None:
+        """Tell whoever has cancelled something whether that worked."""
+        if isinstance(token, SimpleQueue):
+            token.put(value)
+        elif token is not None:
+            self._runtime.requests.answer(token, value)
 
     def _end_wait(self, action: EndWait) -> None:
         self._runtime.requests.end_wait(action.wait, action.wake)

@@ -97,7 +97,7 @@ class _Trial:
         return all(self._will_be_there(value) for value in task.dependencies)
 
     def _will_be_there(self, value: int) -> bool:
-        return value in self.scheduler.values or value in self.coming
+        return value in self.scheduler.values or value in self.coming or value in self.scheduler.underway
 
     def _fits(self, task: Task) -> bool:
         # A call that is blocked for good still has lent its cpus and slot, so that the ledger is right.
@@ -116,4 +116,5 @@ class _Trial:
     def answers(self, wait_id: int) -> bool:
         """Say whether enough of what a wait misses would come."""
         wait = self.scheduler.waits[wait_id]
-        return sum(1 for value in wait.missing if value in self.coming) >= wait.needed
+        underway = self.scheduler.underway
+        return sum(1 for value in wait.missing if value in self.coming or value in underway) >= wait.needed

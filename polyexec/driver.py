@@ -52,6 +52,7 @@ class DriverSession(Session):
         drivers[self.executor_id] = self
         runtime.info = info
         runtime.start()
+        self._plain = runtime.plain
         # Keeps the session alive: an executor that is dropped without close finishes its tasks, as those of
         # concurrent.futures do.
         atexit.register(self.close_at_exit)
@@ -66,6 +67,10 @@ class DriverSession(Session):
     ) -> list[Entry]:
         """Take a task."""
         self._check()
+        if self._plain is not None and options.is_plain and callable(function):
+            entry = self._plain.submit(function, args, kwargs, options)
+            if entry is not None:
+                return [entry]
         capabilities = self._backend.capabilities
         shares = capabilities.shares_arguments
         task = prepare_task(self.executor_id, function, args, kwargs, options, snapshot=not shares, keep_hook=True)
@@ -185,8 +190,12 @@ class DriverSession(Session):
         return self._backend.get(handle)
 
     def refresh(self, entry: Entry) -> None:
-        """Do nothing: the loop keeps the driver's entries up to date."""
+        """Look at a plain call; of all others the loop keeps the entries up to date."""
         self._check_process()
+        call = entry.plain
+        if call is not None:
+            entry.running = bool(call.seat)
+            entry.attempts = int(entry.running)
 
     def cancel(self, entry: Entry, *, force: bool, recursive: bool) -> bool:
         """Stop a task."""
@@ -195,7 +204,7 @@ class DriverSession(Session):
             return False
         answer: SimpleQueue[bool] = SimpleQueue()
         runtime = self._runtime
-        runtime.post(lambda: runtime.scheduler.cancel(entry.task_id, force=force, recursive=recursive, token=answer))
+        runtime.post(lambda: runtime.cancel_entry(entry, entry.task_id, force=force, recursive=recursive, token=answer))
         # An abandoned map, for example, cancels wherever it is collected; the loop cannot wait for itself.
         return True if runtime.in_loop() else blocking.take(answer)
 
@@ -221,13 +230,22 @@ class DriverSession(Session):
         self._runtime.objects.note(entry_id, 1)
         return entry
 
+    def expose(self, entry: Entry) -> None:
+        """Make an entry known by its id."""
+        self._runtime.expose(entry)
+
     def adopt(self, entry: Entry) -> Entry:
         """Give the entry itself: all of the driver's are its own."""
         return entry
 
     def release(self, entry: Entry) -> None:
         """Note that a Future is gone."""
-        if not self._closed.is_set():
+        if entry.loose:
+            entry.count = 0
+            if entry.id in self._runtime.objects.entries:
+                # The loop has exposed it at this very moment.
+                self._runtime.note(entry.id, 0)
+        elif not self._closed.is_set():
             self._runtime.note(entry.id, -1)
         elif entry.tag is Tag.ERROR and not entry.retrieved and entry.stored is not None:
             entry.retrieved = True

@@ -102,6 +102,13 @@ def _prepare(setup: bytes) -> _Prepared:
     return found
 
 
+def prepared_setup(setup: bytes) -> Setup:
+    """Give the setup of a process that is ready for an executor's calls."""
+    found = _prepare(setup).setup
+    assert found is not None
+    return found
+
+
 def _broken(error: BaseException) -> BackendBroken:
     where = f"process {os.getpid()} on {socket.gethostname()}"
     broken = BackendBroken(
@@ -123,6 +130,14 @@ def _apply(setup: Setup) -> None:
 
 def _is_own_process(setup: Setup) -> bool:
     return setup.driver != f"{socket.gethostname()}:{os.getpid()}"
+
+
+def exited(task: str, error: SystemExit) -> TaskExited:
+    """Give the error of a task that has called ``sys.exit``."""
+    code = error.code if isinstance(error.code, (int, str, type(None))) else repr(error.code)
+    if isinstance(code, str):
+        code = outcome.capped(code, outcome.MESSAGE_LIMIT)
+    return TaskExited(task, code).with_traceback(error.__traceback__)
 
 
 def run(
@@ -221,7 +236,7 @@ class _Body:
         except Interrupted:
             raise
         except SystemExit as error:
-            return self._failed(self._exited(error))
+            return self._failed(exited(self.attempt.name, error))
         except BaseException as error:
             return self._failed(error)
 
@@ -260,12 +275,6 @@ class _Body:
 
     def _wrong_count(self, found: str) -> str:
         return f"task {self.attempt.name!r} was submitted with num_returns={self.attempt.num_returns} but gave {found}"
-
-    def _exited(self, error: SystemExit) -> TaskExited:
-        code = error.code if isinstance(error.code, (int, str, type(None))) else repr(error.code)
-        if isinstance(code, str):
-            code = outcome.capped(code, outcome.MESSAGE_LIMIT)
-        return TaskExited(self.attempt.name, code).with_traceback(error.__traceback__)
 
     def _failed(self, error: BaseException) -> Stored:
         flags = Flag.RETRYABLE if self._may_retry(error) else Flag.NONE

@@ -41,7 +41,8 @@ class Future(Reference, Generic[T]):
 
     @property
     def reference_id(self) -> int:  # type: ignore[override]
-        """Identify the value among those of its executor."""
+        """Identify the value among those of its executor; whoever asks passes it on."""
+        self._session.expose(self._entry)
         return self._entry.id
 
     @property
@@ -149,6 +150,7 @@ class Future(Reference, Generic[T]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         entry = self._entry
+        self._session.expose(entry)
         return _restore, (self._session.executor_id, entry.id, entry.name, entry.item)
 
     def __repr__(self) -> str:

@@ -100,6 +100,12 @@ class _NodeState:
             self.gpus[index] += amount
         self._add(grant.need, 1)
 
+    def lacks_only_cpus(self, need: Need) -> bool:
+        if not self.could_fit(need):
+            return False
+        others = {name: amount for name, amount in need.items() if name not in LENT}
+        return self.fits(others, _NOTHING) and not self.fits(need, _NOTHING)
+
     def copy(self) -> _NodeState:
         return _NodeState(self.node, self.total, dict(self.available), list(self.gpus))
 
@@ -203,6 +209,10 @@ class Ledger:
     def has_room(self, need: Need) -> bool:
         """Say whether some node has room now."""
         return any(state.node.alive and state.fits(need, _NOTHING) for state in self._nodes.values())
+
+    def lacks_only_cpus(self, need: Need) -> bool:
+        """Say whether a need would be met at once if calls that hold nothing but a cpu ended."""
+        return any(state.lacks_only_cpus(need) for state in self._nodes.values())
 
     def totals(self) -> tuple[dict[str, int], ...]:
         """Give what each living node has."""

@@ -1,17 +1,47 @@
-"""One thread that runs functions posted to it, and timers: the owner of all that needs one."""
+"""One thread that runs functions posted to it, and timers: the owner of all that needs one.
+
+``_sleeping`` and ``_sleep_number`` are written by the thread alone, ``_woken`` by those who wake it. Whoever posts
+adds to the inbox first and looks at ``_sleeping`` then; the thread sets it first and looks at the inbox then; so
+either the thread sees what was posted, or it is woken.
+"""
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
+
+from polyexec.spi import Poller
 
 _BATCH = 256
 
-_LONGEST_PAUSE = 3600.0
-"""Seconds; the system's own limit for a wait is less than what users may give as a timeout."""
+_LONGEST_POLL = 1.0
+"""Seconds; Ctrl-C may come between posting and waking, and then nobody wakes the thread."""
+
+
+class QueuePoller:
+    """Lets the thread wait where there is nothing but posts to wait for."""
+
+    def __init__(self) -> None:
+        self._tokens: SimpleQueue[None] = SimpleQueue()
+
+    def poll(self, timeout: float | None) -> None:
+        """Wait for ``wake``."""
+        try:
+            self._tokens.get(timeout=timeout)
+            while True:
+                self._tokens.get_nowait()
+        except Empty:
+            return
+
+    def wake(self) -> None:
+        """End a wait, the present one or the next."""
+        self._tokens.put(None)
+
+    def close_poller(self) -> None:
+        """Do nothing: there is nothing to give back."""
 
 
 class Loop:
@@ -31,14 +61,22 @@ class Loop:
         advance: Callable[[], None],
         failed: Callable[[Exception], None],
     ) -> None:
-        self._posted: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = SimpleQueue()
+        self._posted: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._poller: Poller = QueuePoller()
         self._pause = pause
         self._advance = advance
         self._failed = failed
+        self._sleeping = False
+        self._sleep_number = 0
+        self._woken = 0
         self._stopped = False
         self._ended = False
         self._after_end = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def wait_with(self, poller: Poller) -> None:
+        """Let the thread wait for something else besides; before it starts."""
+        self._poller = poller
 
     def start(self) -> None:
         """Start the thread."""
@@ -46,9 +84,18 @@ class Loop:
 
     def post(self, function: Callable[..., None], *args: Any) -> None:
         """Let the thread call a function. Never blocks, and may be called inside any other code."""
-        self._posted.put((function, args))
+        self._posted.append((function, args))
+        self.nudge()
         if self._ended:
             self._take_rest()
+
+    def nudge(self) -> None:
+        """Let the thread call ``advance`` soon. Never blocks, and may be called inside any other code."""
+        sleep = self._sleep_number
+        if self._sleeping and self._woken != sleep:
+            self._poller.wake()
+            # Once for each sleep is enough, and once more does no harm.
+            self._woken = sleep
 
     def is_current(self) -> bool:
         """Say whether this code runs in the thread."""
@@ -65,36 +112,41 @@ class Loop:
 
     def _run(self) -> None:
         while not self._stopped:
-            self._take_batch()
+            self._sleep()
+            for _ in range(min(len(self._posted), _BATCH)):
+                self._take_one()
             self._guarded(self._advance)
+        self._poller.close_poller()
         self._ended = True
         self._take_rest()
+
+    def _sleep(self) -> None:
+        """Wait for something to do; a backend's events are dealt with meanwhile."""
+        self._sleep_number += 1
+        self._sleeping = True
+        try:
+            pause = 0.0 if self._posted else self._pause()
+            self._poller.poll(_LONGEST_POLL if pause is None else min(pause, _LONGEST_POLL))
+        except Exception as error:
+            self._failed(error)
+        finally:
+            self._sleeping = False
+
+    def _take_one(self) -> None:
+        function, args = self._posted.popleft()
+        self._guarded(function, *args)
 
     def _take_rest(self) -> None:
         """Do what comes too late for the thread, in any thread: nothing that is posted may be lost.
 
         Whoever does not get the lock leaves its part to whoever has it, and who looks again after giving it back.
         """
-        while not self._posted.empty() and self._after_end.acquire(blocking=False):
+        while self._posted and self._after_end.acquire(blocking=False):
             try:
-                self._guarded_item(self._posted.get_nowait())
+                self._take_one()
                 self._guarded(self._advance)
             finally:
                 self._after_end.release()
-
-    def _take_batch(self) -> None:
-        try:
-            pause = self._pause()
-            function, args = self._posted.get(timeout=None if pause is None else min(pause, _LONGEST_PAUSE))
-            self._guarded(function, *args)
-            del function, args
-            for _ in range(_BATCH):
-                self._guarded_item(self._posted.get_nowait())
-        except queue.Empty:
-            return
-
-    def _guarded_item(self, item: tuple[Callable[..., None], tuple[Any, ...]]) -> None:
-        self._guarded(item[0], *item[1])
 
     def _guarded(self, function: Callable[..., None], *args: Any) -> None:
         try:

@@ -49,6 +49,19 @@ class ObjectTable:
         entry.count = 1
         self.entries[entry.id] = entry
 
+    def expose(self, entry: Entry) -> None:
+        """Take an entry that one Future alone has known of, because that is passed on. From any thread."""
+        if entry.loose:
+            # In this order, so that whoever does not see it as loose any more finds it here.
+            self.entries[entry.id] = entry
+            entry.loose = False
+            if entry.tag is not None:
+                self.complete(entry)
+
+    def complete(self, entry: Entry) -> None:
+        """Note that an entry was settled while it was loose; both who exposes it and who settles it look whether."""
+        self._contents.setdefault(entry.id, _Content(None, (), 1))
+
     def note(self, entry_id: int, change: int) -> None:
         """Note that a Future has come or gone. From any thread, inside any other code."""
         self._changes.append((entry_id, change))

@@ -186,6 +186,12 @@ class TaskOptions:
     num_returns: int = attrs.field(default=1, converter=_num_returns)
     priority: float = attrs.field(default=0, converter=_priority)
     infeasible: str = attrs.field(default="error", converter=_infeasible)
+    is_plain: bool = attrs.field(init=False, eq=False, repr=False)
+
+    @is_plain.default
+    def _has_no_wishes(self) -> bool:
+        """Say whether all options but the name are as they are by default."""
+        return all(getattr(self, name) == value for name, value in _DEFAULTS.items())
 
     @property
     def request(self) -> Resources:
@@ -210,5 +216,9 @@ class TaskOptions:
         return attrs.evolve(self, **changes)
 
 
-OPTION_NAMES = frozenset(field.name for field in attrs.fields(TaskOptions))
+_FIELDS = tuple(field for field in attrs.fields(TaskOptions) if field.init)
+_DEFAULTS: dict[str, object] = {"resources": {}, "env": {}} | {
+    field.name: field.default for field in _FIELDS if field.name not in ("name", "resources", "env")
+}
+OPTION_NAMES = frozenset(field.name for field in _FIELDS)
 DEFAULT_OPTIONS = TaskOptions()

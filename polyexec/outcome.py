@@ -20,7 +20,7 @@ from polyexec.errors import (
     TaskCancelled,
 )
 from polyexec.payload import Reference
-from polyexec.stored import Buffer, Flag, Head, Stored, Tag
+from polyexec.stored import VALUE_MARK, VALUE_SECONDS, Buffer, Flag, Head, Stored, Tag
 
 CHAIN_LIMIT = 16
 FRAME_LIMIT = 200
@@ -105,10 +105,13 @@ def decode(stored: Stored, task: str, *, stage: str = "result-load", buffers: Se
         BaseException: the error that the outcome holds.
         SerializationError: the value cannot be deserialised.
     """
-    head, offset = Head.decode(stored.data)
+    if stored.data.startswith(VALUE_MARK):
+        offset = VALUE_SECONDS.size
+    else:
+        head, offset = Head.decode(stored.data)
+        if head.tag != Tag.VALUE:
+            raise decode_error(stored)
     body = memoryview(stored.data)[offset:]
-    if head.tag != Tag.VALUE:
-        raise decode_error(stored)
     try:
         return payload.load(body, payload.read_only(stored.buffers) if buffers is None else buffers)
     except KeyboardInterrupt:

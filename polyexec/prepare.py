@@ -74,7 +74,7 @@ def prepare_task(
     try:
         body = payload.dump(call, references, snapshot=snapshot)
     except Exception as error:
-        raise payload.serialization_error("argument", name, _roots(function, args, kwargs), error) from error
+        raise payload.serialization_error("argument", name, roots(function, args, kwargs), error) from error
     spec = _spec(name, function, options, dependencies, _ids(executor_id, references), keep_hook)
     return Prepared(spec, body, call)
 
@@ -100,7 +100,8 @@ def _ids(executor_id: str, references: Sequence[Reference]) -> tuple[int, ...]:
     return tuple(reference.reference_id for reference in references)
 
 
-def _roots(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def roots(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Give names and values of what a call is made of, for errors."""
     positional = [(f"argument {index}", argument) for index, argument in enumerate(args)]
     named = [(f"argument {key!r}", argument) for key, argument in kwargs.items()]
     return [("the function", function), *positional, *named]

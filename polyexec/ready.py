@@ -11,14 +11,15 @@ from typing import TypeAlias
 
 from polyexec.ledger import Grant, Ledger, Need
 
-_Key: TypeAlias = tuple[tuple[str, int], ...]
+_Key: TypeAlias = tuple[bool, tuple[tuple[str, int], ...]]
 
 
 class _Group:
-    __slots__ = ("heap", "need")
+    __slots__ = ("heap", "is_seats", "need")
 
-    def __init__(self, need: Need) -> None:
+    def __init__(self, need: Need, is_seats: bool) -> None:
         self.need = need
+        self.is_seats = is_seats
         self.heap: list[tuple[float, int, int]] = []
 
 
@@ -32,12 +33,12 @@ class ReadyQueue:
     def __len__(self) -> int:
         return len(self._present)
 
-    def push(self, task_id: int, need: Need, priority: float) -> None:
-        """Add a task; its id is its place among those of equal priority."""
-        key = tuple(need.items())
+    def push(self, task_id: int, need: Need, priority: float, *, is_seat: bool = False) -> None:
+        """Add a task, or a seat; its id is its place among those of equal priority."""
+        key = is_seat, tuple(need.items())
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = _Group(need)
+            group = self._groups[key] = _Group(need, is_seat)
         self._present[task_id] = key
         heapq.heappush(group.heap, (-priority, task_id, task_id))
 
@@ -78,6 +79,16 @@ class ReadyQueue:
     def pop(self, task_id: int) -> None:
         """Take a task that ``head`` has given."""
         heapq.heappop(self._groups[self._present.pop(task_id)].heap)
+
+    def barrier(self, ledger: Ledger) -> float:
+        """Give the id from which on plain calls must wait, because a task before them lacks nothing but cpus."""
+        lowest = float("inf")
+        for group in self._living():
+            if not group.is_seats and ledger.lacks_only_cpus(group.need):
+                negative_priority, task_id, _ = group.heap[0]
+                if negative_priority <= 0:
+                    lowest = min(lowest, 0 if negative_priority else task_id)
+        return lowest
 
     def _living(self) -> list[_Group]:
         for key, group in list(self._groups.items()):

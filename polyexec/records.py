@@ -51,6 +51,7 @@ class Task:
         timeout: seconds that one attempt may run.
         patient: it may wait for a node that does not exist yet.
         function: identifies its function, for estimates of duration.
+        is_seat: it has no body, and holds a cpu for plain calls.
     """
 
     id: int
@@ -67,6 +68,7 @@ class Task:
     timeout: float | None = None
     patient: bool = False
     function: object = None
+    is_seat: bool = False
     state: State = State.WAITING
     missing: int = 0
     attempts: int = 0
@@ -190,6 +192,7 @@ class Start:
     attempt: int
     grant: Grant
     queued: bool
+    is_seat: bool
 
 
 @attrs.frozen

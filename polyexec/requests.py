@@ -36,6 +36,7 @@ class Requests:
     def handle(self, request_id: object, call_id: int, message: Stored) -> None:
         """Answer a request, now or later."""
         kind, main, released, fields = pickle.loads(message.data)
+        self._runtime.make_ordinary(call_id)
         call = self._runtime.scheduler.running.get(call_id)
         if call is None:
             self._error(
@@ -121,6 +122,7 @@ class Requests:
     ) -> None:
         wait = Wait(next(self._numbers), call_id, set(ids), needed, main)
         self._waits[wait.id] = (request_id, ids, lane)
+        self._runtime.watch(ids)
         self._runtime.scheduler.wait(wait, timeout)
 
     def end_wait(self, wait_id: int, wake: Wake) -> None:
@@ -157,7 +159,7 @@ class Requests:
     def _on_cancel(
         self, request_id: object, call_id: int, main: bool, message: Stored, task_id: int, force: bool, recursive: bool
     ) -> None:
-        self._runtime.scheduler.cancel(task_id, force=force, recursive=recursive, token=(request_id,))
+        self._runtime.cancel(task_id, force=force, recursive=recursive, token=(request_id,))
 
     def answer(self, token: object, value: bool) -> None:
         """Reply to a cancel."""

@@ -21,15 +21,16 @@ from polyexec import lanes, outcome
 from polyexec.actions import Actions
 from polyexec.callbacks import CallbackThread
 from polyexec.errors import BackendBroken, ExecutorClosed, InfeasibleResources
-from polyexec.ledger import add_up, amounts_of, need_of
+from polyexec.ledger import UNIT, add_up, amounts_of, need_of
 from polyexec.loop import Loop
 from polyexec.objects import ObjectTable
+from polyexec.plain_calls import PlainCalls
 from polyexec.records import Task
 from polyexec.requests import Requests
 from polyexec.scheduler import Scheduler
 from polyexec.session import NO_INFO, ClusterResources, Entry, NodeInfo
 from polyexec.spi import Backend, Death, Value, Verdict
-from polyexec.stored import Flag, Head, Outcome, Stored, Tag
+from polyexec.stored import VALUE_MARK, Flag, Head, Outcome, Stored, Tag
 from polyexec.tasks import TaskData
 from polyexec.wire import TaskSpec
 
@@ -66,13 +67,19 @@ class Runtime:
         self._ids = itertools.count(1)
         self._notes_posted = False
         self._draining = False
-        self._loop = Loop("polyexec-loop", self.scheduler.timers.pause, self._advance, self._internal_error)
+        self.plain: PlainCalls | None = None
+        self._loop = Loop("polyexec-loop", self._pause, self._advance, self._internal_error)
         self.post = self._loop.post
+        self.nudge = self._loop.nudge
 
     # For any thread
 
     def start(self) -> None:
         """Start the loop; the backend is open."""
+        if self.backend.poller is not None:
+            self._loop.wait_with(self.backend.poller)
+        if self.backend.seats is not None:
+            self.plain = PlainCalls(self, self.backend.seats)
         self._take_nodes()
         self._loop.start()
 
@@ -92,9 +99,17 @@ class Runtime:
         """Say whether this code runs in the loop's thread; as a finaliser it may."""
         return self._loop.is_current()
 
+    def new_id(self) -> int:
+        """Give the id of a new value; the next ones belong to its siblings."""
+        return next(self._ids) << 20
+
+    def expose(self, entry: Entry) -> None:
+        """Make a value known by its id, because its Future is passed on."""
+        self.objects.expose(entry)
+
     def new_entries(self, name: str, count: int) -> list[Entry]:
         """Make the entries of a task, or of a value; each has one reference."""
-        first = next(self._ids) << 20
+        first = self.new_id()
         entries = [Entry(first + index, name, None if count == 1 else index) for index in range(count)]
         for entry in entries:
             self.objects.add(entry)
@@ -129,6 +144,31 @@ class Runtime:
         """See ``Host``."""
         self.post(self.requests.handle, request_id, call_id, message)
 
+    def seated(self, seat: int) -> None:
+        """See ``Host``."""
+        if self.plain is not None:
+            self.plain.express.seated(seat)
+
+    def plain_finished(self, seat: int, call_id: int, outcome: bytes | Outcome) -> None:
+        """See ``Host``."""
+        assert self.plain is not None
+        if isinstance(outcome, Outcome):
+            self.plain.finished(seat, call_id, outcome)
+        elif outcome.startswith(VALUE_MARK):
+            self.plain.finished_quickly(seat, call_id, outcome)
+        else:
+            self.plain.finished(seat, call_id, Outcome.of(Stored(outcome)))
+
+    def kept(self, seat: int, running: int) -> None:
+        """See ``Host``."""
+        assert self.plain is not None
+        self.plain.kept(seat, running)
+
+    def vacated(self, seat: int, running: int | None, death: Death) -> None:
+        """See ``Host``."""
+        assert self.plain is not None
+        self.plain.vacated(seat, running, death)
+
     def nodes_changed(self) -> None:
         """See ``Host``."""
         self.post(self._take_nodes)
@@ -145,6 +185,20 @@ class Runtime:
 
     def _advance(self) -> None:
         self.scheduler.timers.run_due()
+        self.schedule()
+        if self.plain is not None:
+            if self.scheduler.wants_cpus or self._draining:
+                self.plain.free_idle()
+                self.schedule()
+            self.plain.advance()
+            self.schedule()
+        if self._draining and self._is_empty() and not self.drained.is_set():
+            # Whoever was about to submit is told; from here on the backend may be closed.
+            self.fail(ExecutorClosed("the executor was closed"))
+            self.drained.set()
+
+    def schedule(self) -> None:
+        """Let the scheduler decide, and carry it out."""
         self.scheduler.schedule()
         actions = self.scheduler.actions
         while actions:
@@ -152,10 +206,14 @@ class Runtime:
             actions.clear()
             self._actions.carry_out(batch)
             self.scheduler.schedule()
-        if self._draining and not self.scheduler.tasks and not self.drained.is_set():
-            # Whoever was about to submit is told; from here on the backend may be closed.
-            self.fail(ExecutorClosed("the executor was closed"))
-            self.drained.set()
+
+    def _is_empty(self) -> bool:
+        return not self.scheduler.tasks and (self.plain is None or self.plain.is_empty)
+
+    def _pause(self) -> float | None:
+        timers = self.scheduler.timers.pause()
+        plain = self.plain.pause() if self.plain is not None else None
+        return timers if plain is None else plain if timers is None else min(timers, plain)
 
     def drain(self) -> None:
         """Set ``drained`` as soon as there are no tasks."""
@@ -171,8 +229,8 @@ class Runtime:
             if data.lane is not None:
                 lanes.close_lane(data.lane)
             return
-        self._actions.data[entries[0].id] = data
-        self.scheduler.submit(
+        self.watch(spec.dependencies)
+        self.take_task(
             Task(
                 entries[0].id,
                 spec.name,
@@ -187,8 +245,36 @@ class Runtime:
                 timeout=spec.timeout,
                 patient=spec.patient,
                 function=spec.function,
-            )
+            ),
+            data,
         )
+
+    def take_task(self, task: Task, data: TaskData) -> None:
+        """Let the scheduler have a task."""
+        self._actions.data[task.id] = data
+        self.scheduler.submit(task)
+
+    def adopt(self, call_id: int, data: TaskData) -> None:
+        """Take over a call that runs already."""
+        self._actions.data[data.entries[0].id] = data
+        self._actions.calls[call_id] = data.entries[0].id
+
+    def watch(self, entry_ids: Sequence[int]) -> None:
+        """Let the scheduler know, or learn, of values that somebody needs."""
+        for entry_id in entry_ids:
+            entry = self.objects.entries.get(entry_id)
+            if entry is None:
+                continue
+            if entry.tag is not None:
+                self.scheduler.values.setdefault(entry_id, entry.tag)
+            elif self.plain is not None:
+                self.plain.watch(entry)
+
+    def make_ordinary(self, call_id: int) -> None:
+        """Let a plain call that asks for something be a task like any other."""
+        call = self.plain.find(call_id) if self.plain is not None else None
+        if call is not None and self.plain is not None:
+            self.plain.promote(call)
 
     def check_open(self) -> None:
         """Raise if the backend has failed. From any thread; may decode an error of the user's."""
@@ -220,13 +306,42 @@ class Runtime:
         self.failure = self.failure or stored
         self.scheduler.fail_all(stored)
 
+    def cancel(self, task_id: int, *, force: bool, recursive: bool, token: object) -> None:
+        """Stop a task; see ``Scheduler.cancel``."""
+        entry = self.objects.entries.get(task_id)
+        self.cancel_entry(entry, task_id, force=force, recursive=recursive, token=token)
+
+    def cancel_entry(self, entry: Entry | None, task_id: int, *, force: bool, recursive: bool, token: object) -> None:
+        """Stop the task that makes an entry."""
+        if entry is not None and entry.plain is not None and self.plain is not None:
+            self.plain.cancel(entry.plain, force=force, recursive=recursive, token=token)
+        else:
+            self.scheduler.cancel(task_id, force=force, recursive=recursive, token=token)
+
     def cancel_all(self, force: bool) -> None:
         """Cancel every task."""
-        for task_id in tuple(self.scheduler.tasks):
-            self.scheduler.cancel(task_id, force=force, recursive=False, token=None)
+        for task in tuple(self.scheduler.tasks.values()):
+            if not task.is_seat:
+                self.scheduler.cancel(task.id, force=force, recursive=False, token=None)
+        if self.plain is not None:
+            self.plain.cancel_all(force)
+
+    def settle_all(self, entries: list[Entry], stored: Stored) -> None:
+        """Give values an outcome, and call back."""
+        self._actions.settle_all(entries, stored)
+
+    def call_back(self, entries: Sequence[Entry]) -> None:
+        """Let what users want to be called run in its own thread."""
+        self._actions.call_back(entries)
+
+    def answer(self, token: object, value: bool) -> None:
+        """Tell whoever has cancelled something whether that worked."""
+        self._actions.answer(token, value)
 
     def resources(self) -> ClusterResources:
         """Give what there is and what is left (R4)."""
+        if self.plain is not None:
+            self.plain.free_idle()
         nodes = tuple(
             NodeInfo(node.id, node.host, node.alive, node.total, available, node.labels)
             for node, available in self.scheduler.ledger.snapshot()
@@ -240,6 +355,9 @@ class Runtime:
 
     def take_outcome(self, call_id: int, result: Outcome) -> None:
         """Take the outcome of a call."""
+        if self.plain is not None and call_id in self.plain.express.seats:
+            self._refused(call_id, result)
+            return
         task_id = self._actions.calls.get(call_id)
         if task_id is None or call_id not in self.scheduler.running:
             return
@@ -247,12 +365,18 @@ class Runtime:
         data = self._actions.data[task_id]
         data.last = result
         if head.tag is Tag.BROKEN:
-            if not self.scheduler.refused(call_id):
-                assert result.stored is not None
-                self.fail(result.stored)
+            self._refused(call_id, result)
             return
         retryable = bool(head.flags & Flag.RETRYABLE)
         self.scheduler.finished(call_id, head.tag, retryable=retryable, duration=head.duration)
+
+    def _refused(self, call_id: int, result: Outcome) -> None:
+        """Learn that a worker would not start."""
+        if self.plain is not None:
+            self.plain.express.refused(call_id)
+        if not self.scheduler.refused(call_id):
+            assert result.stored is not None
+            self.fail(result.stored)
 
     def _settle_notes(self) -> None:
         self._notes_posted = False
@@ -262,6 +386,8 @@ class Runtime:
         nodes = self.backend.nodes()
         self.scheduler.ledger.update(nodes)
         self.capacity = self.scheduler.ledger.totals()
+        if self.plain is not None:
+            self.plain.express.limit = sum(node.get("cpus", 0) // UNIT for node in self.capacity)
 
     def _free(self, handle: object) -> None:
         self.backend.free(handle)

@@ -70,13 +70,17 @@ class Scheduler:
         self.running: dict[int, Running] = {}
         self.ready = ReadyQueue()
         self.waits = Waits(self)
+        self.underway: set[int] = set()
+        self.seats_waiting: dict[int, Task] = {}
         self._random = random
         self._estimates = Estimates(queue_limit)
         self._dependents: dict[int, list[Task]] = {}
         self._queued: deque[Running] = deque()
         self._arriving: deque[tuple[int, Tag]] = deque()
         self._special_count = 0
-        self._numbers = itertools.count(1)
+        # Odd, so that no call has the id of a value, which plain calls have.
+        self._numbers = itertools.count(1, 2)
+        self._places = itertools.count(1)
 
     def submit(self, task: Task) -> None:
         """Take a new task."""
@@ -116,6 +120,49 @@ class Scheduler:
                 self._dependency_failed(task, value, tag)
             elif not task.missing:
                 self._make_ready(task)
+
+    # Seats, and plain calls that become tasks
+
+    def ask_for_seat(self, place: int) -> None:
+        """Start a call without a body, as if it had been submitted with a plain call.
+
+        Args:
+            place: id of the plain call.
+        """
+        # Between the ids of two calls there is room for the values of one.
+        task = Task(place + next(self._places) % _PLACES + 1, "plain calls", _PLAIN, is_seat=True)
+        self.tasks[task.id] = task
+        self._make_ready(task)
+
+    def withdraw_seat(self) -> None:
+        """Forget a seat that was asked for last and has not been granted."""
+        task_id, _ = self.seats_waiting.popitem()
+        self.ready.discard(task_id)
+        del self.tasks[task_id]
+
+    def leave_seat(self, call_id: int) -> None:
+        """Learn that a seat is not needed any more."""
+        call = self._end_call(call_id)
+        if call is not None:
+            del self.tasks[call.task.id]
+
+    def promote(self, seat_id: int, task: Task, call_id: int) -> None:
+        """Learn that a plain call, which runs, is an ordinary task from now on; it takes over the lease of its seat."""
+        seat = self.running.pop(seat_id)
+        del self.tasks[seat.task.id]
+        task.state, task.attempts, task.call = State.RUNNING, 1, call_id
+        self.tasks[task.id] = task
+        self.running[call_id] = Running(call_id, task, seat.grant)
+        self.underway.discard(task.id)
+
+    def barrier(self) -> float:
+        """Give the id from which on plain calls must wait for ordinary tasks."""
+        return 0 if self.waits.is_resuming else self.ready.barrier(self.ledger)
+
+    @property
+    def wants_cpus(self) -> bool:
+        """Whether somebody could use the cpus of seats on which nothing runs, or is misled by them."""
+        return len(self.ready) > len(self.seats_waiting) or bool(self.waits.blocked)
 
     def forget(self, value: int) -> None:
         """Learn that nobody refers to a value any more."""
@@ -174,16 +221,19 @@ class Scheduler:
     def _start(self, task: Task, grant: Grant, *, queued: bool) -> Running:
         task.state = State.RUNNING
         task.attempts += 1
+        self.seats_waiting.pop(task.id, None)
         call = Running(next(self._numbers), task, grant, queued)
         task.call = call.id
         self.running[call.id] = call
         self._special_count += not _is_plain(task)
-        self.actions.append(Start(call.id, task.id, task.attempts, grant, queued))
+        self.actions.append(Start(call.id, task.id, task.attempts, grant, queued, task.is_seat))
         return call
 
     def _make_ready(self, task: Task) -> None:
         task.state = State.READY
-        self.ready.push(task.id, task.need, task.priority)
+        if task.is_seat:
+            self.seats_waiting[task.id] = task
+        self.ready.push(task.id, task.need, task.priority, is_seat=task.is_seat)
 
     def _dependency_failed(self, task: Task, value: int, tag: Tag) -> None:
         self._settle(task, DependencyFailed(value), Tag.CANCELLED if tag is Tag.CANCELLED else Tag.ERROR)
@@ -244,6 +294,9 @@ class Scheduler:
         if call is None:
             return True
         call.task.refusals += 1
+        if call.task.is_seat and call.task.refusals >= FREE_RESTARTS:
+            del self.tasks[call.task.id]
+            return False
         if call.task.refusals >= FREE_RESTARTS and call.stop is not Stop.CANCEL:
             call.task.attempts -= 1
             self._settle(call.task, Ended(call_id), Tag.ERROR)
@@ -354,8 +407,12 @@ class Scheduler:
             if call is not None:
                 self._answer(call, False)
         for task in tuple(self.tasks.values()):
-            if task.state is not State.DONE:
+            if task.is_seat:
+                self.ready.discard(task.id)
+                del self.tasks[task.id]
+            elif task.state is not State.DONE:
                 self._settle(task, Failed(error), Tag.ERROR)
+        self.seats_waiting.clear()
 
     # New attempts
 
@@ -397,3 +454,4 @@ def _is_plain(task: Task) -> bool:
 
 
 _PLAIN = {SLOT: 1, "cpus": UNIT}
+_PLACES = (1 << 20) - 2

@@ -16,6 +16,7 @@ import attrs
 
 from polyexec.errors import SpecificationError
 from polyexec.options import Resources, TaskOptions
+from polyexec.plain import PlainCall
 from polyexec.stored import Stored, Tag
 
 
@@ -76,6 +77,10 @@ class ClusterResources:
 class Entry:
     """One value that exists, or will: what a session knows about it, shared by all its Futures here.
 
+    ``loose`` entries are known to their one Future and to the call that makes them alone; whoever passes such a Future
+    on exposes the entry first. ``plain`` is the call while it is on its short way, and ``watched`` says that the
+    scheduler must learn of the value.
+
     ``tag`` is set once, after ``stored`` or ``handle`` and before anybody who waits is told; None means not yet. Who
     waits first adds a waiter, then looks at ``tag``; so either the waiter is told, or it sees the tag.
     """
@@ -88,8 +93,10 @@ class Entry:
         "handle",
         "id",
         "item",
+        "loose",
         "name",
         "note",
+        "plain",
         "promised",
         "retrieved",
         "running",
@@ -97,6 +104,7 @@ class Entry:
         "tag",
         "task_id",
         "waiters",
+        "watched",
     )
 
     def __init__(self, entry_id: int, name: str, item: int | None = None) -> None:
@@ -108,6 +116,9 @@ class Entry:
         self.stored: Stored | None = None
         self.handle: object | None = None
         self.note = ""
+        self.plain: PlainCall | None = None
+        self.loose = False
+        self.watched = False
         self.promised = False
         self.running = False
         self.retrieved = False
@@ -181,6 +192,10 @@ class Session(ABC):
     def pin(self, entry_id: int, name: str, item: int | None) -> Entry:
         """Give the entry of a value for one more Future."""
 
+    def expose(self, entry: Entry) -> None:
+        """Make an entry known by its id, because its Future is passed on."""
+        return
+
     @abstractmethod
     def adopt(self, entry: Entry) -> Entry:
         """Give this session's own entry for one of another session of the same executor."""
@@ -200,6 +215,9 @@ current_session: contextvars.ContextVar[Session | None] = contextvars.ContextVar
 process_session: list[Session] = []
 """The sessions of tasks that have a process for themselves, so that their own threads find it too."""
 
+session_makers: list[Callable[[], Session]] = []
+"""The same for tasks whose session is made only when somebody asks for it."""
+
 drivers: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
 """The drivers' sessions of this process by executor id."""
 
@@ -207,9 +225,11 @@ drivers: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary
 def task_session() -> Session | None:
     """Give the session of the task that runs here, None outside of tasks."""
     session = current_session.get()
-    if session is None and process_session:
+    if session is not None:
+        return session
+    if process_session:
         return process_session[-1]
-    return session
+    return session_makers[-1]() if session_makers else None
 
 
 def session_for(executor_id: str) -> Session:

@@ -4,6 +4,9 @@ A backend runs calls in workers. It decides nothing: which call starts when, on 
 what is retried, cancelled or refused, all that is the core's, so that it is the same everywhere. A backend derives
 from ``Backend``, reports to the ``Host`` that it is given, and on its workers calls ``polyexec.envelope.run``.
 
+A backend may do its own input and output in the core's thread (``poller``), and may take plain calls many at a time
+(``seats``); both save changes of threads, and neither changes what a call means.
+
 Threads: the core calls ``submit``, ``cancel``, ``reply``, ``free``, ``blocked`` and ``resumed`` from one thread of
 its own, one at a time, and they must not block. ``put`` and ``get`` may be called from any thread, at the same time,
 and may block. All methods of ``Host`` may be called from any thread, and return at once.
@@ -19,6 +22,7 @@ from typing import Any, ClassVar, Protocol
 import attrs
 
 from polyexec.options import Resources
+from polyexec.plain import PlainCall
 from polyexec.stored import Buffer, Head, Outcome, Stored, Tag
 
 __all__ = [
@@ -34,6 +38,9 @@ __all__ = [
     "Lease",
     "Node",
     "Outcome",
+    "PlainCall",
+    "Poller",
+    "Seats",
     "Stored",
     "Tag",
     "Value",
@@ -202,8 +209,49 @@ class Verdict(enum.Enum):
     """Its body had ended already. Its end is reported as usual."""
 
 
+class Poller(Protocol):
+    """How the core's thread waits for a backend that does its input and output in that thread."""
+
+    def poll(self, timeout: float | None) -> None:
+        """Wait until something has come, and deal with it; at most so many seconds. May return early."""
+
+    def wake(self) -> None:
+        """End a wait, the present one or the next. Called from any thread and inside any other code."""
+
+    def close_poller(self) -> None:
+        """Give back what waiting and waking took; the last call, in the core's thread."""
+
+
+class Seats(Protocol):
+    """Workers that take plain calls ahead of their turn, and run them one after the other in the order given.
+
+    A seat is a worker with a lease of one cpu. Its id is that of a call without a body, which the core starts to hold
+    the lease; seats and calls never have the same id. All methods are called in the core's thread and must not block.
+    """
+
+    def open(self, seat: int) -> None:
+        """Find or start a worker; ``Host.seated`` or, if none would start, ``Host.finished`` answers."""
+
+    def hand(self, seat: int, calls: Sequence[PlainCall]) -> None:
+        """Give an open seat more calls; ``Host.plain_finished`` reports their ends."""
+
+    def recall(self, seat: int) -> None:
+        """Take back what has not started, and let nothing more start; ``Host.kept`` answers.
+
+        A call that asks the executor for something has the same effect, before its request is reported.
+        """
+
+    def close(self, seat: int) -> None:
+        """Free the worker of a seat on which nothing runs."""
+
+    def promote(self, seat: int, call_id: int) -> None:
+        """Turn the call that runs on a recalled seat into one like those of ``Backend.submit``; the seat is gone."""
+
+
 class Host(Protocol):
-    """What a backend may tell and ask the core. Thread-safe; every method returns at once.
+    """What a backend may tell and ask the core. Every method returns at once.
+
+    Thread-safe but for what is about seats, which is for the core's own thread: for code that its poller runs.
 
     Attributes:
         executor_id: unique text for the executor; a backend may use it in names of its own.
@@ -228,6 +276,22 @@ class Host(Protocol):
     def request(self, request_id: object, call_id: int, message: Stored) -> None:
         """Pass on what a running call asks of the executor; ``Backend.reply`` brings the answer."""
 
+    def seated(self, seat: int) -> None:
+        """Say that a seat has a worker."""
+
+    def plain_finished(self, seat: int, call_id: int, outcome: bytes | Outcome) -> None:
+        """Say that a plain call has ended on its seat; an outcome without buffers may be just its data."""
+
+    def kept(self, seat: int, running: int) -> None:
+        """Say that a seat is recalled: of its calls that were not reported one runs, if any, and no other will there.
+
+        Calls that are handed over later will not start either. ``running`` may be another id, or one that was
+        reported; then none runs.
+        """
+
+    def vacated(self, seat: int, running: int | None, death: Death) -> None:
+        """Say that the worker of a seat has died, and which of its calls was running; the others had not started."""
+
     def nodes_changed(self) -> None:
         """Say that ``nodes`` gives something else now."""
 
@@ -243,11 +307,15 @@ class Backend(ABC):
             that raises ``ValueError`` for a bad value. ``polyexec.config`` has converters and a base class.
         capabilities: what the backend does.
         deviations: the clauses that it does not keep.
+        seats: set by ``open`` if the backend takes plain calls; it has a poller then.
+        poller: set by ``__init__`` or ``open`` if the backend does its input and output in the core's thread.
     """
 
     Config: ClassVar[type[Any]]
     capabilities: ClassVar[Capabilities] = Capabilities()
     deviations: ClassVar[tuple[Deviation, ...]] = ()
+    seats: Seats | None = None
+    poller: Poller | None = None
 
     def __init__(self, config: Any) -> None:
         self.config = config

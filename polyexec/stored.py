@@ -12,7 +12,8 @@ import attrs
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
-@attrs.frozen(eq=False)
+# Not frozen, because one is made for each message, and making a frozen one takes several times as long.
+@attrs.define(eq=False)
 class Stored:
     """A serialised value. Backends move it and never look inside.
 
@@ -49,6 +50,12 @@ class Flag(enum.IntFlag):
 
 _HEAD = struct.Struct("<2sBBIdI")
 _MAGIC = b"px"
+
+VALUE_MARK = struct.pack("<2sBBI", _MAGIC, Tag.VALUE, Flag.NONE, 0)
+"""How the data of an outcome begins that is a value without references."""
+
+VALUE_SECONDS = struct.Struct("<8xd4x")
+"""The head of such an outcome: the seconds that the body ran; the pickle follows."""
 
 
 @attrs.frozen
@@ -100,6 +107,11 @@ class Head:
 
 
 _TAGS = tuple(Tag)
+
+
+def value_head(seconds: float) -> bytes:
+    """Give the head of a value without references; the same as ``Head.encode`` gives."""
+    return _HEAD.pack(_MAGIC, 0, 0, 0, seconds, 0)
 
 
 @attrs.frozen(eq=False)

@@ -98,3 +98,16 @@ def _controller() -> threadpoolctl.ThreadpoolController:
         _controllers.clear()
         known = _controllers[len(sys.modules)] = threadpoolctl.ThreadpoolController()
     return known
+
+
+def default_surroundings() -> None:
+    """Give a process that is for tasks alone what a task with default options finds; cheap if that is there already."""
+    if not _by_default:
+        _by_default.update(dict.fromkeys(POOL_VARIABLES, "1"))
+        os.environ.update(_by_default)
+    if _pool_size != _ONE:
+        _size_pools(1)
+
+
+_by_default: dict[str, str] = {}
+_ONE = [1]

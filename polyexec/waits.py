@@ -137,6 +137,11 @@ class Waits:
     def _missing(call: Running) -> Mapping[str, int]:
         return {name: amount for name, amount in call.task.need.items() if name not in call.grant.need}
 
+    @property
+    def is_resuming(self) -> bool:
+        """Whether some call is about to go on, and needs its cpus back."""
+        return bool(self._resuming)
+
     def kept(self) -> dict[str, dict[str, int]]:
         """Give what must be left for calls that are about to go on, by node."""
         kept: dict[str, dict[str, int]] = {}

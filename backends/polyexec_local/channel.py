@@ -25,7 +25,12 @@ from polyexec_local.memory import THRESHOLD, Layout, SharedValue, share, view
 
 _MAGIC = b"plex"
 _LENGTH = struct.Struct("<4sQ")
+_DONE_MAGIC = b"plxd"
+_DONE = struct.Struct("<4sQQ")
 _CHUNK = 1 << 20
+_READ = 1 << 16
+"""Bytes taken at once; a larger buffer would be new memory each time."""
+
 _DESCRIPTORS = 250
 """Sent with one message at most; Linux allows 253."""
 
@@ -59,6 +64,19 @@ class Encoded:
 
     parts: list[Any]
     shared: list[SharedValue]
+
+
+@attrs.define(eq=False)
+class Done:
+    """The end of a plain call, in the shortest form; not frozen, because there are so many.
+
+    Attributes:
+        call_id: the call.
+        data: of its outcome, which has no buffers.
+    """
+
+    call_id: int
+    data: bytes
 
 
 def encode(kind: str, fields: tuple[Any, ...] = (), values: Sequence[Stored | SharedValue] = ()) -> Encoded:
@@ -104,6 +122,14 @@ class Channel:
         """Give the descriptor, for selectors."""
         return self._socket.fileno()
 
+    def send_done(self, call_id: int, data: bytes) -> None:
+        """Send the end of a plain call; see ``send``."""
+        whole = _DONE.pack(_DONE_MAGIC, len(data), call_id) + data
+        with self._writing:
+            sent = self._socket.send(whole, _NO_SIGNAL)
+            while sent < len(whole):
+                sent += self._socket.send(memoryview(whole)[sent:], _NO_SIGNAL)
+
     def send(self, encoded: Encoded) -> None:
         """Send a frame; blocks until the other end has room. Raises ``OSError`` if it is gone."""
         with self._writing:
@@ -144,7 +170,7 @@ class Channel:
             self._outgoing.popleft()
         return True
 
-    def receive(self) -> deque[Frame] | None:
+    def receive(self) -> deque[Frame | Done] | None:
         """Read once, and give the frames that are complete; None at the end of the stream.
 
         Raises:
@@ -153,7 +179,7 @@ class Channel:
                 use any more.
         """
         space = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
-        data, ancillary, flags, _ = self._socket.recvmsg(_CHUNK, space, socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, flags, _ = self._socket.recvmsg(_READ, space, socket.MSG_CMSG_CLOEXEC)
         for level, kind, rights in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 numbers = array.array("i")
@@ -164,24 +190,45 @@ class Channel:
         if not data:
             return None
         self._received += data
-        return deque(self._frames())
+        frames: deque[Frame | Done] = deque()
+        used = 0
+        try:
+            while (end := self._take_frame(used, frames)) is not None:
+                used = end
+        finally:
+            del self._received[:used]
+        return frames
 
-    def _frames(self) -> Iterator[Frame]:
-        while len(self._received) >= _LENGTH.size:
-            magic, length = _LENGTH.unpack_from(self._received)
-            if magic != _MAGIC:
-                raise ConnectionError("something else than a frame has come, written by a task perhaps")
-            begin = _LENGTH.size + length
-            if len(self._received) < begin:
-                return
-            kind, fields, shapes = pickle.loads(memoryview(self._received)[_LENGTH.size : begin])
-            layouts = [(shared, Layout(data, buffers)) for shared, data, buffers in shapes]
-            end = begin + sum(layout.data + sum(layout.buffers) for shared, layout in layouts if not shared)
-            if len(self._received) < end:
-                return
-            body = bytes(memoryview(self._received)[begin:end])
-            del self._received[:end]
-            yield Frame(kind, fields, tuple(self._values(layouts, body)))
+    def _take_frame(self, begin: int, frames: deque[Frame | Done]) -> int | None:
+        """Take the frame that begins there; give where it ends, None if it is not complete."""
+        received = self._received
+        if len(received) - begin < _DONE.size:
+            return None
+        magic, length, call_id = _DONE.unpack_from(received, begin)
+        if magic != _DONE_MAGIC:
+            return self._take_general(begin, frames)
+        end: int = begin + _DONE.size + length
+        if len(received) < end:
+            return None
+        frames.append(Done(call_id, bytes(received[begin + _DONE.size : end])))
+        return end
+
+    def _take_general(self, begin: int, frames: deque[Frame | Done]) -> int | None:
+        received = self._received
+        magic, length = _LENGTH.unpack_from(received, begin)
+        if magic != _MAGIC:
+            raise ConnectionError("something else than a frame has come, written by a task perhaps")
+        body = begin + _LENGTH.size + length
+        if len(received) < body:
+            return None
+        with memoryview(received) as view:
+            kind, fields, shapes = pickle.loads(view[begin + _LENGTH.size : body])
+        layouts = [(shared, Layout(data, buffers)) for shared, data, buffers in shapes]
+        end: int = body + sum(layout.data + sum(layout.buffers) for shared, layout in layouts if not shared)
+        if len(received) < end:
+            return None
+        frames.append(Frame(kind, fields, tuple(self._values(layouts, bytes(received[body:end])))))
+        return end
 
     def _values(self, layouts: Sequence[tuple[bool, Layout]], body: bytes) -> Iterator[Stored]:
         offset = 0

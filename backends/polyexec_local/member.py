@@ -12,6 +12,7 @@ import time
 import weakref
 
 from polyexec_local.channel import Channel
+from polyexec_local.page import send_kit
 from polyexec_local.worker import command
 
 _members: weakref.WeakSet[Worker] = weakref.WeakSet()
@@ -24,10 +25,14 @@ class Worker:
         ready: it has been set up, and takes calls.
         leaving: it was told to end.
         gone: it has ended.
+        buried: it has been reaped, and nothing of it is left.
         fresh: nothing was sent to it after its call.
         deaf: it has ended before it read all that was sent to it.
         cause: why it was killed, if the pool did it.
-        call: the call that it runs, None if it is idle.
+        call: the call that it runs, None if it runs none, or plain ones.
+        seat: the seat that it serves, 0 if none.
+        functions: keys of those that it has.
+        page: what it shares with the driver.
         deadline: when it is killed: if it is not ready by then, or has not ended as it should.
     """
 
@@ -36,17 +41,28 @@ class Worker:
         self.channel = Channel(ours, private=False)
         _members.add(self)
         with theirs:
+            line, self.page = send_kit(ours)
+            self.line = Channel(line, private=False)
             self.process = _started(theirs)
         ours.setblocking(False)
+        line.setblocking(False)
         self.lifeline = os.pidfd_open(self.process.pid) if hasattr(os, "pidfd_open") else -1
         self.deadline = time.monotonic() + timeout
         self.ready = False
         self.leaving = False
         self.gone = False
+        self.buried = False
         self.fresh = False
         self.deaf = False
         self.cause = ""
         self.call: int | None = None
+        self.seat = 0
+        self.functions: set[int] = set()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it runs something, or is there for plain calls."""
+        return self.call is not None or bool(self.seat)
 
     def lives(self) -> bool:
         """Say whether the process has not ended, nor will in a moment, as far as is known by now."""
@@ -67,6 +83,7 @@ class Worker:
         if self.lifeline >= 0:
             os.close(self.lifeline)
         self.channel.close()
+        self.line.close()
         code = self.process.wait()
         self.kill_rest()
         return code
@@ -91,6 +108,7 @@ def _let_go() -> None:
     """Run in a forked child: it must not keep workers alive when the driver is killed (F8)."""
     for member in tuple(_members):
         member.channel.close()
+        member.line.close()
 
 
 os.register_at_fork(after_in_child=_let_go)

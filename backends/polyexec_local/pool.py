@@ -1,8 +1,10 @@
-"""The worker processes of the local engine, and the one thread that owns them.
+"""The worker processes of the local engine, and what travels to and from them.
 
-All state belongs to the pool's thread. Others reach it by ``_post``: a queue, and a byte in a pipe that wakes the
-thread's selector. Nothing is shared between workers: each has a socket pair and a process descriptor of its own, so
-that the death of one is seen at once and tears nothing of another.
+Owner: the core's thread, in which ``poll`` runs; all of the state is its own. Other threads reach it by ``_post``: a
+queue, and an event descriptor that wakes the selector. ``_waking`` keeps that descriptor open while it is written to;
+it can be taken again by the thread that has it, because whatever runs in between may have to wake the pool. Nothing
+is shared between workers: each has a socket pair and a process descriptor of its own, so that the death of one is
+seen at once and tears nothing of another.
 """
 
 from __future__ import annotations
@@ -14,14 +16,15 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import attrs
 
 from polyexec import envelope
 from polyexec.errors import BackendBroken
-from polyexec.spi import Death, Host, Outcome, Verdict
-from polyexec_local.channel import Encoded, Frame, encode
+from polyexec.spi import Death, Host, Outcome, PlainCall, Stored, Verdict
+from polyexec_local.channel import Channel, Done, Encoded, Frame, encode
 from polyexec_local.member import Worker
 
 _EXIT_GRACE = 5.0
@@ -33,8 +36,11 @@ _FREE_DEATHS = 3
 _END_GRACE = 1.0
 """Seconds that a worker gets to end when it cannot be spoken to any more."""
 
-_LONGEST_PAUSE = 3600.0
-"""Seconds; the system's own limit for a wait is less than what users may give as a timeout."""
+_RECALL_PATIENCE = 0.05
+"""Seconds that a worker gets to answer a recall; one that does not is inside a call that lets no other thread run."""
+
+_FUNCTION_LIMIT = 4096
+"""Functions that a worker is asked to keep."""
 
 
 class Pool:
@@ -51,60 +57,58 @@ class Pool:
         self._size = size
         self._start_timeout = start_timeout
         self._hostname = socket.gethostname()
-        self._posted: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = SimpleQueue()
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._posted: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._waking = threading.RLock()
         self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake, selectors.EVENT_READ, None)
         self._workers: list[Worker] = []
         self._idle: list[Worker] = []
-        self._waiting: deque[tuple[int, Encoded]] = deque()
+        self._waiting: deque[tuple[int, Encoded | None]] = deque()
+        self._seats: dict[int, Worker] = {}
+        self._recalls: dict[int, float] = {}
         self._refused = False
         self._failed_starts = 0
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="polyexec-pool", daemon=True)
+        self._stopped = threading.Event()
 
     # For any thread
 
-    def start(self) -> None:
-        """Start the thread, which starts the workers."""
-        self._selector.register(self._wake_read, selectors.EVENT_READ, None)
-        self._thread.start()
-        self._post(self._fill)
-
-    def submit(self, call_id: int, encoded: Encoded) -> None:
-        """Run a call."""
-        self._post(self._submit, call_id, encoded)
-
-    def cancel(self, call_id: int, *, force: bool) -> None:
-        """Stop a call."""
-        self._post(self._cancel, call_id, force)
-
-    def send(self, worker: Worker, encoded: Encoded) -> None:
-        """Send a frame to a worker, if it lives."""
-        self._post(self._send, worker, encoded)
+    def wake(self) -> None:
+        """End a wait of ``poll``."""
+        with self._waking:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
 
     def stop(self, *, kill: bool) -> None:
-        """End all workers and the thread. Blocks."""
+        """End all workers. Blocks; the core's thread must still run."""
         self._post(self._stop, kill)
-        self._thread.join()
-        self._selector.close()
-        descriptors = self._wake_read, self._wake_write
-        # Whoever posts from now on must not write into a file that gets the same number.
-        self._wake_read = self._wake_write = -1
-        for descriptor in descriptors:
-            os.close(descriptor)
+        self._stopped.wait()
 
     def _post(self, function: Callable[..., None], *args: Any) -> None:
-        self._posted.put((function, args))
-        with contextlib.suppress(OSError):
-            os.write(self._wake_write, b"\0")
+        self._posted.append((function, args))
+        self.wake()
 
-    # In the pool's thread
+    # In the core's thread
 
-    def _run(self) -> None:
-        while not (self._stopping and not self._workers):
-            for key, events in self._selector.select(self._pause()):
-                self._guarded(self._serve, key.data, events, key.fd)
-            self._kill_late()
+    def start(self) -> None:
+        """Start the usual number of workers; before the core's thread runs."""
+        self._fill()
+
+    def poll(self, timeout: float | None) -> None:
+        """Wait until something has come from workers or other threads, and deal with it."""
+        for key, events in self._selector.select(self._pause(timeout)):
+            self._guarded(self._serve, key.data, events, key.fd)
+        self._look_at_clock()
+        if self._stopping and not self._workers:
+            self._stopped.set()
+
+    def close_poller(self) -> None:
+        """Give the last descriptors back; nobody calls ``poll`` or ``wake`` any more."""
+        self._selector.close()
+        with self._waking:
+            descriptor, self._wake = self._wake, -1
+            os.close(descriptor)
 
     def _guarded(self, function: Callable[..., None], *args: Any) -> None:
         try:
@@ -118,30 +122,28 @@ class Pool:
     def _serve(self, worker: Worker | None, events: int, descriptor: int) -> None:
         if worker is None:
             with contextlib.suppress(BlockingIOError):
-                os.read(self._wake_read, 1 << 16)
-            self._take_posted()
-        elif worker not in self._workers:
+                os.eventfd_read(self._wake)
+            while self._posted:
+                function, args = self._posted.popleft()
+                self._guarded(function, *args)
+        elif worker.buried:
             return
         elif descriptor == worker.lifeline:
             self._bury(worker)
         else:
+            channel = worker.channel if descriptor == worker.channel.fileno() else worker.line
             if events & selectors.EVENT_WRITE:
-                self._flush(worker)
-            if events & selectors.EVENT_READ and not self._read(worker) and worker.lifeline < 0:
+                self._flush(channel, worker)
+            if events & selectors.EVENT_READ and not self._read(channel, worker) and worker.lifeline < 0:
                 self._bury(worker)
 
-    def _take_posted(self) -> None:
-        for _ in range(self._posted.qsize()):
-            try:
-                function, args = self._posted.get_nowait()
-            except Empty:
-                return
-            self._guarded(function, *args)
-
-    def _read(self, worker: Worker) -> bool:
+    def _read(self, channel: Channel, worker: Worker) -> bool:
         """Take what a worker has sent; False at the end of its stream."""
         try:
-            frames = worker.channel.receive()
+            frames = channel.receive()
+            if frames is not None and channel is worker.line:
+                # What came on the line must not overtake the ends of earlier calls.
+                self._take_ready(worker)
         except BlockingIOError:
             return True
         except ConnectionResetError:
@@ -151,20 +153,24 @@ class Pool:
             frames = None
         if frames is None:
             if worker.lifeline >= 0:
-                self._selector.unregister(worker.channel)
+                self._selector.unregister(channel)
             # Its end follows in a moment; if not, it is of no use any more.
             worker.deadline = min(worker.deadline, time.monotonic() + _END_GRACE)
             return False
-        for frame in frames:
-            self._take(worker, frame)
+        self._take_all(worker, frames)
         return True
 
-    def _drain(self, worker: Worker) -> None:
+    def _take_ready(self, worker: Worker) -> None:
+        """Take all ends of calls that a worker has reported by now."""
+        with contextlib.suppress(BlockingIOError):
+            while (frames := worker.channel.receive()) is not None:
+                self._take_all(worker, frames)
+
+    def _drain(self, channel: Channel, worker: Worker) -> None:
         """Take what a dead worker had sent; nothing that comes half is reported."""
         try:
-            while (frames := worker.channel.receive()) is not None:
-                for frame in frames:
-                    self._take(worker, frame)
+            while (frames := channel.receive()) is not None:
+                self._take_all(worker, frames)
         except ConnectionResetError:
             worker.deaf = True
         except OSError:
@@ -175,23 +181,39 @@ class Pool:
         worker.cause = worker.cause or cause
         worker.kill()
 
+    def _take_all(self, worker: Worker, frames: deque[Frame | Done]) -> None:
+        while frames:
+            frame = frames.popleft()
+            if type(frame) is not Done:
+                assert isinstance(frame, Frame)
+                self._take(worker, frame)
+            elif worker.call == frame.call_id:
+                self._end_call(worker, frame.call_id, Outcome.of(Stored(frame.data)))
+            else:
+                self._host.plain_finished(worker.seat, frame.call_id, frame.data)
+
     def _take(self, worker: Worker, frame: Frame) -> None:
         if frame.kind == "finished":
-            self._end_call(worker, frame, Outcome.of(frame.values[0]))
+            self._end_call(worker, frame.fields[0], Outcome.of(frame.values[0]))
         elif frame.kind == "failed":
-            self._end_call(worker, frame, envelope.exhausted(frame.fields[1]))
+            self._end_call(worker, frame.fields[0], envelope.exhausted(frame.fields[1]))
         elif frame.kind == "request":
             number, call_id = frame.fields
             self._host.request((worker, number), call_id, frame.values[0])
+        elif frame.kind == "kept":
+            self._recalls.pop(frame.fields[0], None)
+            self._host.kept(*frame.fields)
         elif frame.kind == "stopped":
             self._host.stopped(frame.fields[0], Verdict(frame.fields[1]))
         elif frame.kind == "ready":
             self._became_ready(worker, frame)
 
-    def _end_call(self, worker: Worker, frame: Frame, outcome: Outcome) -> None:
-        if worker.call == frame.fields[0]:
+    def _end_call(self, worker: Worker, call_id: int, outcome: Outcome) -> None:
+        if worker.call == call_id:
             self._free(worker)
-            self._host.finished(frame.fields[0], outcome)
+            self._host.finished(call_id, outcome)
+        elif worker.seat:
+            self._host.plain_finished(worker.seat, call_id, outcome)
 
     def _became_ready(self, worker: Worker, frame: Frame) -> None:
         if frame.values:
@@ -211,83 +233,87 @@ class Pool:
         self._fill()
 
     def _free(self, worker: Worker) -> None:
-        worker.call = None
+        worker.call, worker.seat = None, 0
         if worker.gone or worker.leaving:
             return
         if self._waiting:
-            self._hand_over(worker, *self._waiting.popleft())
+            self._give(worker, *self._waiting.popleft())
             return
         self._idle.append(worker)
         if len(self._idle) > self._size:
             self._retire(self._idle.pop(0))
 
-    def _submit(self, call_id: int, encoded: Encoded) -> None:
+    # What the core wants
+
+    def submit(self, call_id: int, encoded: Encoded | None) -> None:
+        """Run a call, or find a worker for a seat if there is nothing to send."""
         if self._stopping:
             return
         while self._idle:
             worker = self._idle.pop()
             if worker.lives():
-                self._hand_over(worker, call_id, encoded)
+                self._give(worker, call_id, encoded)
                 return
         self._waiting.append((call_id, encoded))
         self._fill()
 
-    def _hand_over(self, worker: Worker, call_id: int, encoded: Encoded) -> None:
-        worker.call = call_id
-        self._send(worker, encoded)
-        worker.fresh = True
+    def open(self, seat: int) -> None:
+        """Find a worker for a seat."""
+        self.submit(seat, None)
 
-    def _fill(self) -> None:
-        """Start the workers that are missing: one for each call that waits, and the usual number at least.
+    def _give(self, worker: Worker, call_id: int, encoded: Encoded | None) -> None:
+        if encoded is None:
+            worker.seat = call_id
+            self._seats[call_id] = worker
+            self._host.seated(call_id)
+        else:
+            worker.call = call_id
+            self._send(worker, encoded)
+            worker.fresh = True
 
-        After a failed start only those are started that a call waits for, so that failing is bounded by the core.
-        """
-        if self._stopping:
-            return
-        starting = sum(not worker.ready and not worker.leaving for worker in self._workers)
-        busy = sum(worker.call is not None for worker in self._workers)
-        usual = 0 if self._refused else self._size - busy - len(self._idle) - starting
-        for _ in range(max(usual, len(self._waiting) - starting)):
-            self._start_worker()
+    def hand(self, seat: int, calls: Sequence[PlainCall]) -> None:
+        """Give plain calls to the worker of a seat."""
+        worker = self._seats[seat]
+        known = worker.functions
+        forget = len(known) > _FUNCTION_LIMIT
+        if forget:
+            known.clear()
+        functions, items = [], []
+        for call in calls:
+            function = call.function
+            key = function.key
+            if key and key not in known:
+                known.add(key)
+                functions.append((key, function.data, function.name))
+            items.append((call.id, key, call.data, "" if key else function.name))
+        self._send(worker, encode("hand", (seat, forget, functions, items)))
 
-    def _start_worker(self) -> None:
-        try:
-            worker = Worker(self._start_timeout)
-        except OSError as error:
-            self._refuse_soon(envelope.refusal(f"cannot start a worker process: {error}"))
-            return
-        self._workers.append(worker)
-        self._selector.register(worker.channel, selectors.EVENT_READ, worker)
-        if worker.lifeline >= 0:
-            self._selector.register(worker.lifeline, selectors.EVENT_READ, worker)
-        self._send(worker, encode("setup", (self._host.setup,)))
+    def recall(self, seat: int) -> None:
+        """Let nothing more start on a seat, and ask what has not started."""
+        worker = self._seats[seat]
+        worker.page.close(seat)
+        self._recalls[seat] = time.monotonic() + _RECALL_PATIENCE
+        self._send(worker, encode("recall", (seat,)), worker.line)
 
-    def _refuse_soon(self, outcome: Outcome) -> None:
-        self._refused = True
-        if self._waiting:
-            self._post(self._host.finished, self._waiting.popleft()[0], outcome)
+    def close(self, seat: int) -> None:
+        """Free the worker of a seat."""
+        worker = self._seats.pop(seat, None)
+        if worker is not None:
+            # Whatever is still on its way there must not start.
+            worker.page.close(seat)
+            self._free(worker)
 
-    def _send(self, worker: Worker, encoded: Encoded) -> None:
-        if worker not in self._workers or worker.cause:
-            return
-        worker.fresh = False
-        try:
-            done = worker.channel.enqueue(encoded)
-        except (BrokenPipeError, ConnectionResetError):
-            # It is dying; its lifeline says so in a moment.
-            return
-        except OSError as error:
-            self._give_up(worker, f"nothing can be sent to it: {error}")
-            return
-        if not done:
-            self._selector.modify(worker.channel, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
+    def promote(self, seat: int, call_id: int) -> None:
+        """Let the call that runs on a seat be one like others."""
+        worker = self._seats.pop(seat)
+        worker.seat, worker.call, worker.fresh = 0, call_id, False
 
-    def _flush(self, worker: Worker) -> None:
-        with contextlib.suppress(OSError):
-            if worker.channel.flush():
-                self._selector.modify(worker.channel, selectors.EVENT_READ, worker)
+    def send(self, worker: Worker, encoded: Encoded) -> None:
+        """Send a frame to what runs in a worker, if it lives."""
+        self._send(worker, encoded, worker.line)
 
-    def _cancel(self, call_id: int, force: bool) -> None:
+    def cancel(self, call_id: int, *, force: bool) -> None:
+        """Stop a call."""
         waiting = next((item for item in self._waiting if item[0] == call_id), None)
         if waiting is not None:
             self._waiting.remove(waiting)
@@ -300,7 +326,59 @@ class Pool:
             worker.kill()
             self._host.stopped(call_id, Verdict.DELIVERED)
         else:
-            self._send(worker, encode("interrupt", (call_id,)))
+            self._send(worker, encode("interrupt", (call_id,)), worker.line)
+
+    def _fill(self) -> None:
+        """Start the workers that are missing: one for each call that waits, and the usual number at least.
+
+        After a failed start only those are started that a call waits for, so that failing is bounded by the core.
+        """
+        if self._stopping:
+            return
+        starting = sum(not worker.ready and not worker.leaving for worker in self._workers)
+        busy = sum(worker.is_busy for worker in self._workers)
+        usual = 0 if self._refused else self._size - busy - len(self._idle) - starting
+        for _ in range(max(usual, len(self._waiting) - starting)):
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        try:
+            worker = Worker(self._start_timeout)
+        except OSError as error:
+            self._refuse_soon(envelope.refusal(f"cannot start a worker process: {error}"))
+            return
+        self._workers.append(worker)
+        self._selector.register(worker.channel, selectors.EVENT_READ, worker)
+        self._selector.register(worker.line, selectors.EVENT_READ, worker)
+        if worker.lifeline >= 0:
+            self._selector.register(worker.lifeline, selectors.EVENT_READ, worker)
+        self._send(worker, encode("setup", (self._host.setup,)))
+
+    def _refuse_soon(self, outcome: Outcome) -> None:
+        self._refused = True
+        if self._waiting:
+            self._post(self._host.finished, self._waiting.popleft()[0], outcome)
+
+    def _send(self, worker: Worker, encoded: Encoded, line: Channel | None = None) -> None:
+        if worker.buried or worker.cause:
+            return
+        channel = line or worker.channel
+        worker.fresh = False
+        try:
+            done = channel.enqueue(encoded)
+        except (BrokenPipeError, ConnectionResetError):
+            # It is dying; its lifeline says so in a moment.
+            return
+        except OSError as error:
+            self._give_up(worker, f"nothing can be sent to it: {error}")
+            return
+        if not done:
+            self._selector.modify(channel, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
+
+    def _flush(self, channel: Channel, worker: Worker) -> None:
+        with contextlib.suppress(OSError):
+            if channel.flush():
+                self._selector.modify(channel, selectors.EVENT_READ, worker)
 
     def _retire(self, worker: Worker) -> None:
         worker.leaving = True
@@ -308,20 +386,18 @@ class Pool:
 
     def _bury(self, worker: Worker) -> None:
         worker.gone = True
-        self._drain(worker)
+        for channel in (worker.channel, worker.line):
+            self._drain(channel, worker)
         begun = not worker.fresh or not (worker.deaf or worker.channel.pending)
+        worker.buried = True
         self._workers.remove(worker)
         if worker in self._idle:
             self._idle.remove(worker)
-        for file in (worker.channel, worker.lifeline):
+        for file in (worker.channel, worker.line, worker.lifeline):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(file)
         code = worker.bury()
-        if worker.call is not None:
-            signal_number, exit_code = (-code, None) if code < 0 else (None, code)
-            pid = worker.process.pid
-            death = Death(self._hostname, pid, signal_number, exit_code, worker.cause, started=begun)
-            self._host.lost(worker.call, death)
+        self._report_death(worker, code, begun)
         if not worker.ready and not worker.leaving:
             ending = worker.cause or f"signal {-code}" if code < 0 else f"exit code {code}"
             self._failed_starts += 1
@@ -332,15 +408,38 @@ class Pool:
         elif not self._stopping:
             self._fill()
 
-    def _pause(self) -> float | None:
-        first = min((worker.deadline for worker in self._workers), default=float("inf"))
-        return None if first == float("inf") else min(max(0.0, first - time.monotonic()), _LONGEST_PAUSE)
+    def _report_death(self, worker: Worker, code: int, begun: bool) -> None:
+        signal_number, exit_code = (-code, None) if code < 0 else (None, code)
+        death = Death(self._hostname, worker.process.pid, signal_number, exit_code, worker.cause, started=begun)
+        if worker.seat:
+            death = attrs.evolve(death, started=True)
+            self._host.vacated(worker.seat, worker.page.marked, death)
+        elif worker.call is not None:
+            self._host.lost(worker.call, death)
+        self._seats.pop(worker.seat, None)
+        self._recalls.pop(worker.seat, None)
 
-    def _kill_late(self) -> None:
+    def _pause(self, timeout: float | None) -> float | None:
+        first = min((worker.deadline for worker in self._workers), default=float("inf"))
+        first = min(first, *self._recalls.values()) if self._recalls else first
+        left = max(0.0, first - time.monotonic())
+        return timeout if left == float("inf") else left if timeout is None else min(left, timeout)
+
+    def _look_at_clock(self) -> None:
+        now = time.monotonic()
         for worker in self._workers:
-            if worker.deadline <= time.monotonic():
+            if worker.deadline <= now:
                 worker.deadline = float("inf")
                 self._give_up(worker, f"it was not ready within {self._start_timeout:g} s" if not worker.ready else "")
+        for seat in [seat for seat, deadline in self._recalls.items() if deadline <= now]:
+            del self._recalls[seat]
+            silent = self._seats.get(seat)
+            if silent is not None:
+                # In this order: the call that is marked has started after all before it were reported.
+                running = silent.page.marked
+                with contextlib.suppress(OSError):
+                    self._take_ready(silent)
+                self._host.kept(seat, running)
 
     def _stop(self, kill: bool) -> None:
         self._stopping = True

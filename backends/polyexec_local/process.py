@@ -23,7 +23,7 @@ class ProcessConfig(LocalClusterConfig):
 
 
 class ProcessBackend(Backend):
-    """Runs each call in a worker process; everything about workers belongs to the pool's thread."""
+    """Runs each call in a worker process; everything about workers belongs to the core's thread."""
 
     Config = ProcessConfig
     capabilities = Capabilities()
@@ -33,6 +33,7 @@ class ProcessBackend(Backend):
         self._node = Node("local", socket.gethostname(), self.config.total(), slots_for(self.config))
         self._pool = Pool(host, int(self._node.total.cpus), self.config.start_timeout)
         self._pool.start()
+        self.seats = self.poller = self._pool
         return EngineInfo(f"{platform.python_implementation()} {platform.python_version()}")
 
     def close(self, *, kill: bool) -> None:

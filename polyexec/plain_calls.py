@@ -1,0 +1,305 @@
+"""Carrying out the short way of plain calls. A part of the runtime.
+
+Everything runs in the loop thread but for ``submit``, which any thread may call: it adds to the pending calls, and
+wakes the loop if that has room for more. Entries are shared as ``Entry`` says.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from polyexec import payload
+from polyexec.express import AskForSeat, Express, ExpressAction, Hand, Leave, Recall
+from polyexec.ledger import need_of
+from polyexec.options import Resources, TaskOptions
+from polyexec.plain import FunctionTable, PlainCall, dump_arguments, dump_call, joined
+from polyexec.prepare import function_name, roots
+from polyexec.records import Task
+from polyexec.session import Entry
+from polyexec.spi import Death, Outcome, Seats
+from polyexec.stored import VALUE_SECONDS, Head, Stored, Tag
+from polyexec.tasks import TaskData
+from polyexec.wire import TaskSpec
+
+if TYPE_CHECKING:
+    from polyexec.runtime import Runtime
+
+_REQUEST = Resources(1)
+_SPEC = TaskSpec("", "", _REQUEST, (), (), 1, 0, 0, None, False, None, None, {}, False)
+
+
+@attrs.frozen(eq=False)
+class _Chase:
+    """Somebody wants a call stopped that has been handed over; whether it has started is being found out."""
+
+    call: PlainCall
+    force: bool
+    recursive: bool
+    token: object
+
+
+class PlainCalls:
+    """Takes plain calls, and carries out what ``Express`` decides.
+
+    Args:
+        runtime: what it is a part of.
+        seats: the backend's.
+    """
+
+    def __init__(self, runtime: Runtime, seats: Seats) -> None:
+        self._runtime = runtime
+        self._seats = seats
+        self._functions = FunctionTable()
+        self._chases: list[_Chase] = []
+        self.express = Express(time.monotonic, self._make_ordinary)
+
+    # For any thread
+
+    def submit(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> Entry | None:
+        """Take a call, if it is plain.
+
+        Args:
+            function: what to call.
+            args: its arguments.
+            kwargs: its keyword arguments.
+            options: of the call; they are plain.
+
+        Returns:
+            The entry of its value, or None if it must go the usual way.
+
+        Raises:
+            SerializationError: something cannot be serialised (S4).
+        """
+        known = self._functions.find(function, options.name)
+        try:
+            data = dump_call(function, args, kwargs) if known is None else dump_arguments(args, kwargs)
+        except Exception as error:
+            name = options.name or function_name(function)
+            raise payload.serialization_error("argument", name, roots(function, args, kwargs), error) from error
+        if data is None:
+            return None
+        if known is None:
+            known = self._functions.unnamed(options.name or function_name(function))
+        entry = Entry(self._runtime.new_id(), known.name)
+        entry.count = 1
+        entry.loose = True
+        entry.plain = PlainCall(entry, known, data)
+        express = self.express
+        express.pending.append(entry.plain)
+        if express.hungry:
+            self._runtime.nudge()
+        return entry
+
+    # In the loop
+
+    def advance(self) -> None:
+        """Decide, and carry it out."""
+        express, runtime = self.express, self._runtime
+        if runtime.failure is not None:
+            self._fail()
+            return
+        express.decide(runtime.scheduler.barrier())
+        while express.actions or (express.hungry and express.pending):
+            actions = tuple(express.actions)
+            express.actions.clear()
+            for action in actions:
+                self._carry_out(action)
+            runtime.schedule()
+            express.decide(runtime.scheduler.barrier())
+
+    def _carry_out(self, action: ExpressAction) -> None:
+        if type(action) is Hand:
+            self._seats.hand(action.seat, action.calls)
+        elif type(action) is AskForSeat:
+            self._runtime.scheduler.ask_for_seat(action.place)
+        elif type(action) is Recall:
+            self._seats.recall(action.seat)
+        elif type(action) is Leave:
+            self._leave(action.seat)
+        else:
+            self._runtime.scheduler.withdraw_seat()
+
+    def _leave(self, seat: int) -> None:
+        self._seats.close(seat)
+        self._runtime.scheduler.leave_seat(seat)
+
+    def free_idle(self) -> None:
+        """Give back the cpus that nobody uses."""
+        self.express.give_up_idle()
+        for action in self.express.actions:
+            self._carry_out(action)
+        self.express.actions.clear()
+
+    def pause(self) -> float | None:
+        """Give the seconds until something is due here, None if nothing is."""
+        if self.express.pending and self.express.hungry:
+            return 0.0
+        return self.express.pause()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no call that has not ended."""
+        express = self.express
+        return not express.pending and all(not seat.calls for seat in express.seats.values())
+
+    def granted(self, seat: int) -> None:
+        """Take a seat from the scheduler."""
+        self.express.granted(seat)
+        self._seats.open(seat)
+
+    def finished(self, seat: int, call_id: int, outcome: Outcome) -> None:
+        """Take the outcome of a call."""
+        stored = outcome.stored
+        assert stored is not None
+        head, _ = Head.decode(stored.data)
+        call = self.express.finished(seat, call_id, head.duration)
+        if call is not None:
+            self._settle(call.entry, head, stored, outcome.handle)
+
+    def finished_quickly(self, seat: int, call_id: int, data: bytes) -> None:
+        """Take the outcome of a call that is a value and nothing else; see ``VALUE_MARK``."""
+        call = self.express.finished(seat, call_id, VALUE_SECONDS.unpack_from(data)[0])
+        if call is None:
+            return
+        entry = call.entry
+        if not entry.loose or entry.watched:
+            self._settle(entry, Head(), Stored(data), None)
+            return
+        entry.plain = None
+        entry.attempts = 1
+        entry.stored = Stored(data)
+        entry.tag = Tag.VALUE
+        if not entry.loose:
+            self._runtime.objects.complete(entry)
+        if entry.waiters:
+            for notify in tuple(entry.waiters):
+                notify(entry)
+            entry.waiters.clear()
+        if entry.callbacks:
+            self._runtime.call_back([entry])
+
+    def _settle(self, entry: Entry, head: Head, stored: Stored | None, handle: object | None) -> None:
+        entry.plain = None
+        entry.attempts = 1
+        self._runtime.expose(entry)
+        self._runtime.objects.settle([entry], head, stored, handle)
+        self._runtime.call_back([entry])
+        if entry.watched:
+            self._runtime.scheduler.underway.discard(entry.id)
+            self._runtime.scheduler.arrive(entry.id, head.tag)
+
+    def kept(self, seat: int, running: int) -> None:
+        """Take back all calls of a seat but one."""
+        self.express.kept(seat, running)
+        self._end_chases()
+
+    def vacated(self, seat: int, running: int | None, death: Death) -> None:
+        """Learn that the worker of a seat has died."""
+        held = seat in self.express.seats
+        known = self.express.seats.get(seat)
+        victim = known.calls.get(running) if known is not None and running is not None else None
+        if victim is not None:
+            self._promote(victim)
+            self._runtime.scheduler.lost(victim.id, death)
+        elif held:
+            self._runtime.scheduler.leave_seat(seat)
+        self.express.vacated(seat, running)
+        self._end_chases()
+
+    # Calls that become ordinary tasks
+
+    def find(self, call_id: int) -> PlainCall | None:
+        """Give the call that runs on a seat, None if there is none of this id."""
+        seat = self.express.seat_of(call_id)
+        return None if seat is None else seat.calls[call_id]
+
+    def promote(self, call: PlainCall) -> None:
+        """Turn a call that runs into an ordinary task; its seat has been recalled."""
+        seat = call.seat
+        self._promote(call)
+        self._seats.promote(seat, call.id)
+
+    def _promote(self, call: PlainCall) -> None:
+        seat = call.seat
+        self.express.promoted(call)
+        task, data = self._as_task(call)
+        self._runtime.scheduler.promote(seat, task, call.id)
+        call.entry.running, call.entry.attempts = True, 1
+        self._runtime.adopt(call.id, data)
+
+    def _make_ordinary(self, call: PlainCall) -> None:
+        """Turn a call that waits into an ordinary task."""
+        call.dropped = True
+        self._runtime.scheduler.underway.discard(call.id)
+        task, data = self._as_task(call)
+        self._runtime.take_task(task, data)
+
+    def _as_task(self, call: PlainCall) -> tuple[Task, TaskData]:
+        entry = call.entry
+        entry.plain = None
+        self._runtime.expose(entry)
+        spec = attrs.evolve(_SPEC, name=call.function.name, function=call.function.name)
+        task = Task(entry.id, spec.name, need_of(_REQUEST), function=spec.function)
+        return task, TaskData(spec, Stored(joined(call)), None, [entry])
+
+    def watch(self, entry: Entry) -> None:
+        """Let the scheduler learn of a value that it has not been told of yet."""
+        call = entry.plain
+        if call is None or entry.watched:
+            return
+        entry.watched = True
+        if self.express.drop(call):
+            self._make_ordinary(call)
+        else:
+            self._runtime.scheduler.underway.add(entry.id)
+
+    # Stopping
+
+    def cancel(self, call: PlainCall, *, force: bool, recursive: bool, token: object) -> None:
+        """Stop a call; whoever asks is answered when it is known whether that worked."""
+        self._chases.append(_Chase(call, force, recursive, token))
+        if call.seat:
+            self.express.recall(call.seat)
+        self._end_chases()
+
+    def cancel_all(self, force: bool) -> None:
+        """Stop all calls."""
+        for call in [*self.express.pending, *(c for seat in self.express.seats.values() for c in seat.calls.values())]:
+            if not call.dropped:
+                self.cancel(call, force=force, recursive=False, token=None)
+
+    def _end_chases(self) -> None:
+        self._chases = [chase for chase in self._chases if not self._ends(chase)]
+
+    def _ends(self, chase: _Chase) -> bool:
+        """Do what can be done about a chase now; False if nothing is known yet."""
+        call, scheduler = chase.call, self._runtime.scheduler
+        if call.entry.tag is not None:
+            self._runtime.answer(chase.token, False)
+        elif call.entry.plain is None:
+            scheduler.cancel(call.id, force=chase.force, recursive=chase.recursive, token=chase.token)
+        elif self.express.drop(call):
+            self._make_ordinary(call)
+            scheduler.cancel(call.id, force=chase.force, recursive=chase.recursive, token=chase.token)
+        elif self.express.is_closed(call.seat):
+            self.promote(call)
+            scheduler.cancel(call.id, force=chase.force, recursive=chase.recursive, token=chase.token)
+        else:
+            return False
+        return True
+
+    def _fail(self) -> None:
+        assert self._runtime.failure is not None
+        for call in self.express.clear():
+            call.entry.plain = None
+            self._runtime.expose(call.entry)
+            self._runtime.settle_all([call.entry], self._runtime.failure)
+            self._runtime.scheduler.underway.discard(call.id)
+        self._end_chases()
+        self.express.hungry = True
