@@ -124,7 +124,8 @@ class LocalClusterConfig:
 
     Attributes:
         workers: number of slots of one cpu each; None for as many as this process may use.
-        gpus: number of accelerators that tasks may ask for.
+        gpus: number of accelerators that tasks may ask for; None for those that are found, of which an existing
+            ``CUDA_VISIBLE_DEVICES`` leaves those that it names. A number declares them: it is not checked.
         memory: bytes that tasks may ask for in all; None for the machine's.
         resources: amounts of custom resources.
         initializer: called once in each worker before its first task; a function or ``"module:function"``.
@@ -132,16 +133,28 @@ class LocalClusterConfig:
     """
 
     workers: int | None = attrs.field(default=None, converter=optional(positive))
-    gpus: int = attrs.field(default=0, converter=count)
+    gpus: int | None = attrs.field(default=None, converter=optional(count))
     memory: int | None = attrs.field(default=None, converter=optional(parse_bytes))
     resources: Mapping[str, float] = attrs.field(factory=dict, converter=amounts)
     initializer: Callable[[], object] | None = attrs.field(default=None, converter=optional(function))
     start_timeout: float = attrs.field(default=60.0, converter=seconds)
 
     def total(self) -> Resources:
-        """Give what the workers have in all."""
+        """Give what the workers have in all.
+
+        Blocks while the machine is asked for what was not given; see ``polyexec.gpus``.
+
+        Raises:
+            SpecificationError: more GPUs are declared than ``CUDA_VISIBLE_DEVICES`` names.
+        """
         memory = machine_memory() if self.memory is None else self.memory
-        return Resources(self.workers or usable_cpus(), self.gpus, memory, self.resources)
+        return Resources(self.workers or usable_cpus(), len(self.gpu_ids()), memory, self.resources)
+
+    def gpu_ids(self) -> tuple[str, ...]:
+        """Name the GPUs of the workers as ``CUDA_VISIBLE_DEVICES`` does, in the order of the ledger's indices."""
+        from polyexec import gpus
+
+        return gpus.usable(self.gpus)
 
 
 def usable_cpus() -> int:
@@ -152,13 +165,7 @@ def usable_cpus() -> int:
 
 
 def machine_memory() -> int:
-    """Give the machine's memory in bytes, or the control group's limit if that is less."""
-    import os
+    """Give the machine's memory in bytes, or the limit of a control group around this process if that is less."""
+    from polyexec import memory_usage
 
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        with open("/sys/fs/cgroup/memory.max") as file:
-            limit = file.read().strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdigit() else total
+    return memory_usage.total_bytes()
