@@ -17,7 +17,7 @@ BACKENDS = {
     "polyexec_dask": {"dask", "distributed"},
     "polyexec_ray": {"ray"},
 }
-FOR_BACKENDS = {"config", "envelope", "errors", "interrupts", "lanes", "options", "outcome", "spi"}
+FOR_BACKENDS = {"config", "envelope", "errors", "interrupts", "lanes", "memory_usage", "options", "outcome", "spi"}
 TOOLS = {"attrs", "cloudpickle", "threadpoolctl"}
 
 
