@@ -59,8 +59,9 @@ class ObjectTable:
                 self.complete(entry)
 
     def complete(self, entry: Entry) -> None:
-        """Note that an entry was settled while it was loose; both who exposes it and who settles it look whether."""
-        self._contents.setdefault(entry.id, _Content(None, (), 1))
+        """Note that an entry was settled while it was loose, if it has been exposed; whoever did the last step does."""
+        if entry.id in self.entries:
+            self._contents.setdefault(entry.id, _Content(None, (), 1))
 
     def note(self, entry_id: int, change: int) -> None:
         """Note that a Future has come or gone. From any thread, inside any other code."""
@@ -96,9 +97,7 @@ class ObjectTable:
             entry.stored, entry.handle = stored, handle
             entry.running = False
             entry.tag = Tag.ERROR if head.tag is Tag.BROKEN else head.tag
-            for notify in tuple(entry.waiters):
-                notify(entry)
-            entry.waiters.clear()
+            entry.notify()
         for entry in entries:
             if entry.count <= 0:
                 self._drop_all(self._drop(entry, head.summary))

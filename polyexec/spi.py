@@ -111,6 +111,8 @@ class Node:
             resources alone are the limit.
         alive: False once it is lost.
         labels: names and values that tasks may ask for.
+        gpu_ids: what ``CUDA_VISIBLE_DEVICES`` calls its accelerators, by index; those without a name are called by
+            their index. ``LocalClusterConfig.gpu_ids`` gives those of this machine.
     """
 
     id: str
@@ -119,6 +121,7 @@ class Node:
     slots: int | None = None
     alive: bool = True
     labels: Mapping[str, str] = attrs.field(factory=dict)
+    gpu_ids: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -128,12 +131,12 @@ class Lease:
     Attributes:
         node: id of the node on which it must run.
         held: the amounts.
-        gpu_ids: indices of the accelerators that it may use on that node.
+        gpu_ids: the accelerators that it may use on that node, as ``CUDA_VISIBLE_DEVICES`` calls them.
     """
 
     node: str
     held: Resources
-    gpu_ids: tuple[int, ...] = ()
+    gpu_ids: tuple[str, ...] = ()
 
 
 @attrs.frozen(eq=False)

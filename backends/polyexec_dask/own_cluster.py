@@ -61,7 +61,11 @@ class OwnCluster(Cluster):
         self._target = int(total.cpus)
         self._hostname = socket.gethostname()
         self._node = Node(
-            self._hostname, self._hostname, total, slots=max(2 * self._target, self._target + _EXTRA_SLOTS)
+            self._hostname,
+            self._hostname,
+            total,
+            slots=max(2 * self._target, self._target + _EXTRA_SLOTS),
+            gpu_ids=config.gpu_ids(),
         )
         self._children: dict[str, _Child] = {}
         self._attaching: set[asyncio.Task[None]] = set()

@@ -30,7 +30,13 @@ class ProcessBackend(Backend):
 
     def open(self, host: Host) -> EngineInfo:
         """Start the pool; its workers come up while the program goes on."""
-        self._node = Node("local", socket.gethostname(), self.config.total(), slots_for(self.config))
+        self._node = Node(
+            "local",
+            socket.gethostname(),
+            self.config.total(),
+            slots_for(self.config),
+            gpu_ids=self.config.gpu_ids(),
+        )
         self._pool = Pool(host, int(self._node.total.cpus), self.config.start_timeout)
         self._pool.start()
         self.seats = self.poller = self._pool

@@ -36,6 +36,9 @@ from polyexec_local.page import Page, receive_kit
 
 BOOTSTRAP = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); from polyexec_local.worker import main; main()"
 
+_forked: list[bool] = []
+"""Not empty in a process that a task has forked."""
+
 _Plain: TypeAlias = tuple[int, int, int, bytes, str]
 """Seat, call, key of the function, data, and the name of the task if the key is 0."""
 
@@ -55,7 +58,6 @@ class _Worker:
         self._seat = 0
         self._running = 0
         self._deciding = False
-        self._pid = os.getpid()
 
     # The main thread
 
@@ -125,7 +127,7 @@ class _Worker:
         return True
 
     def _check_process(self) -> None:
-        if os.getpid() != self._pid:
+        if _forked:
             # The task has forked, and this is its child; only the worker itself may answer.
             os._exit(0)
 
@@ -239,4 +241,5 @@ def serve(connection: socket.socket) -> None:
     connection.setblocking(True)
     sys.argv = ["polyexec-worker"]
     line, page = receive_kit(connection)
+    os.register_at_fork(after_in_child=lambda: _forked.append(True))
     _Worker(Channel(connection, private=True), Channel(line, private=True), page).run()

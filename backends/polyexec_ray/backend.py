@@ -170,7 +170,8 @@ class RayBackend(Backend):
         )
         self._errands.start()
         if own:
-            node = Node(_node_id(), socket.gethostname(), total, slots=max(8, 4 * int(total.cpus)))
+            slots = max(8, 4 * int(total.cpus))
+            node = Node(_node_id(), socket.gethostname(), total, slots, gpu_ids=self.config.gpu_ids())
             self._nodes = (node,)
             site = self._sites[node.id] = Site(self._around, None, node.host, int(total.cpus))
             site.prestart()
