@@ -13,6 +13,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from polyexec import blocking, lanes, outcome
@@ -125,13 +127,20 @@ class DriverSession(Session):
     def wait(self, entries: Sequence[Entry], count: int, timeout: float | None) -> None:
         """Block until enough entries are settled."""
         self._check_process()
-        needed = count - sum(entry.tag is not None for entry in entries)
-        if needed <= 0 or (timeout is not None and timeout <= 0):
-            return
-        if len(entries) == 1:
-            entry = entries[0]
-            if self._loop.visit_until(lambda: entry.tag is not None, timeout) and entry.tag is not None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        objects = self._runtime.objects
+        while True:
+            # The count first: it grows after the tags are set, so that nothing is missed that is settled in between.
+            before = objects.settled_count
+            enough = before + count - _settled(entries, count)
+            left = _left(deadline)
+            if enough <= before or (left is not None and left <= 0):
                 return
+            # Values that others wait for count as well; then there is one round more.
+            if not self._loop.visit_until(partial(objects.have_settled, enough), left):
+                self._wait_helplessly(entries, count, left)
+
+    def _wait_helplessly(self, entries: Sequence[Entry], count: int, timeout: float | None) -> None:
         arrived = Mailbox[Entry](self._loop)
         watched = [entry for entry in entries if self._watch(entry, arrived.put)]
         try:
@@ -310,6 +319,11 @@ class DriverSession(Session):
             raise ForkedExecutor(
                 f"this executor was made in process {self._pid}, before os.fork; connect again in process {os.getpid()}"
             )
+
+
+def _settled(entries: Sequence[Entry], most: int) -> int:
+    """Count the entries that are settled, but not beyond what is asked."""
+    return sum(islice((1 for entry in entries if entry.tag is not None), most))
 
 
 def _left(deadline: float | None) -> float | None:

@@ -182,7 +182,9 @@ class PlainCalls:
         entry.attempts = 1
         entry.stored = Stored(data)
         entry.tag = Tag.VALUE
-        self._runtime.objects.complete(entry)
+        objects = self._runtime.objects
+        objects.settled_count += 1
+        objects.complete(entry)
         entry.notify()
         if entry.callbacks:
             self._runtime.call_back([entry])
