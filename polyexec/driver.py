@@ -35,6 +35,12 @@ EXIT_GRACE = 5.0
 """Seconds that tasks get to end when the interpreter exits without ``close``."""
 
 
+_pid = [os.getpid()]
+"""The id of this process; asking the system for each call would take as long as taking the call."""
+
+os.register_at_fork(after_in_child=lambda: _pid.__setitem__(0, os.getpid()))
+
+
 class DriverSession(Session):
     """What ``polyexec.connect`` gives an executor to stand on.
 
@@ -315,7 +321,7 @@ class DriverSession(Session):
         self._runtime.check_open()
 
     def _check_process(self) -> None:
-        if os.getpid() != self._pid:
+        if self._pid != _pid[0]:
             raise ForkedExecutor(
                 f"this executor was made in process {self._pid}, before os.fork; connect again in process {os.getpid()}"
             )
