@@ -18,6 +18,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from polyexec.session import task_session
 from polyexec.shield import Shield
 from polyexec.spi import Poller
 
@@ -194,7 +195,8 @@ class Loop:
             self._come_back.put(None)
 
     def _enter(self) -> bool:
-        if self._stopped or not self._shield.up():
+        # The body of a task may be interrupted anywhere, and must not take another executor's loop with it.
+        if self._stopped or task_session() is not None or not self._shield.up():
             return False
         self._visits += 1
         if self._role.acquire(blocking=False):
