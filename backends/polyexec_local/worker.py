@@ -216,4 +216,8 @@ def serve(connection: socket.socket) -> None:
     connection.setblocking(True)
     line, page = receive_kit(connection)
     line.setblocking(True)
-    _Worker(Channel(connection, private=True), Channel(line, private=True), page).run()
+    try:
+        _Worker(Channel(connection, private=True), Channel(line, private=True), page).run()
+    except (BrokenPipeError, ConnectionResetError):
+        # The driver is gone, or needs this worker no more.
+        _die()
