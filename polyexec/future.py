@@ -7,7 +7,6 @@ is kept.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -139,6 +138,8 @@ class Future(Reference, Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait in an asyncio coroutine, without blocking its loop."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import attrs
@@ -322,6 +322,16 @@ class Backend(ABC):
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    def begin(self) -> Callable[[], None] | None:
+        """Start early what takes long: ``connect`` calls this as soon as it can, and has much to do before ``open``.
+
+        Must not block. May raise what ``open`` may; ``open`` must work without it.
+
+        Returns:
+            What takes it back, called if ``connect`` fails later, in ``open`` perhaps; None if there is nothing.
+        """
+        return None
 
     @abstractmethod
     def open(self, host: Host) -> EngineInfo:

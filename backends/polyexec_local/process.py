@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import platform
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from polyexec.config import LocalClusterConfig
-from polyexec.errors import ResourceExhausted
+from polyexec.errors import BackendBroken, ResourceExhausted
 from polyexec.spi import Backend, Call, Capabilities, EngineInfo, Host, Node, Stored, Value
 from polyexec_local.channel import encode
 from polyexec_local.memory import THRESHOLD, SharedValue, share, view
-from polyexec_local.pool import Pool
 from polyexec_local.sizes import slots_for
+from polyexec_local.template import Template
+
+if TYPE_CHECKING:
+    from polyexec_local.pool import Pool
+
+
+def _modules(value: Any) -> tuple[str, ...]:
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    if isinstance(names, Sequence) and all(isinstance(name, str) and _is_module(name) for name in names):
+        return tuple(names)
+    raise ValueError(f"{value!r} is not a list of modules such as 'numpy,pandas.io'")
+
+
+def _is_module(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
 
 
 @attrs.frozen(kw_only=True)
 class ProcessConfig(LocalClusterConfig):
-    """Configuration of ``process``."""
+    """Configuration of ``process``.
+
+    Attributes:
+        preload: modules that are imported once, in the process from which all workers are forked, so that a worker
+            has them at once; names in a sequence, or in one text with commas. They must start no threads.
+    """
+
+    preload: Sequence[str] = attrs.field(default=(), converter=_modules)
 
 
 class ProcessBackend(Backend):
@@ -27,9 +49,30 @@ class ProcessBackend(Backend):
 
     Config = ProcessConfig
     capabilities = Capabilities()
+    _template: Template | None = None
+    _pool: Pool
+
+    def begin(self) -> Callable[[], None]:
+        """Start the process from which workers are forked."""
+        try:
+            template = Template(self.config.preload)
+            try:
+                template.start()
+            except BaseException:
+                template.close()
+                raise
+        except OSError as error:
+            raise BackendBroken(f"cannot start a process: {error}") from error
+        self._template = template
+        return template.close
 
     def open(self, host: Host) -> EngineInfo:
         """Start the pool; its workers come up while the program goes on."""
+        from polyexec_local.pool import Pool
+
+        if self._template is None:
+            self.begin()
+        assert self._template is not None
         self._node = Node(
             "local",
             socket.gethostname(),
@@ -37,7 +80,7 @@ class ProcessBackend(Backend):
             slots_for(self.config),
             gpu_ids=self.config.gpu_ids(),
         )
-        self._pool = Pool(host, int(self._node.total.cpus), self.config.start_timeout)
+        self._pool = Pool(host, int(self._node.total.cpus), self.config.start_timeout, self._template)
         self._pool.start()
         self.seats = self.poller = self._pool
         return EngineInfo(f"{platform.python_implementation()} {platform.python_version()}")
