@@ -97,6 +97,7 @@ class Actions:
             data.shared,
             data.lane,
             action.queued,
+            data.body_handle,
         )
         try:
             self._runtime.backend.submit(call)
@@ -175,6 +176,8 @@ class Actions:
         """Let go of what a task has referred to."""
         self._runtime.objects.refer(data.spec.dependencies, -1)
         self._runtime.objects.refer(data.spec.references, -1)
+        if data.body_handle is not None:
+            self._runtime.backend.free(data.body_handle)
 
     def _answer(self, action: Answer) -> None:
         self.answer(action.token, action.value)

@@ -45,7 +45,8 @@ def _by_quota() -> Iterator[int]:
     for line in _read(_OWN_GROUPS).splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            root, names = _GROUPS, ("cpu.max",)
+            root: str = _GROUPS
+            names: tuple[str, ...] = ("cpu.max",)
         elif "cpu" in controllers.split(","):
             root, names = f"{_GROUPS}/cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         else:

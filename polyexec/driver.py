@@ -98,13 +98,14 @@ class DriverSession(Session):
     def put(self, value: Any) -> Entry:
         """Serialise a value, and give it to the engine or keep it."""
         self._check()
-        stored = outcome.encode_value("put", value, snapshot=True, stage="argument")
+        stored = outcome.encode_value("put", value, stage="argument")
         head, _ = Head.decode(stored.data)
         for inner in head.references:
             self._runtime.objects.note(inner, 1)
         handle = self._backend.put(stored)
         entry = self._runtime.new_entries("put", 1)[0]
-        kept = None if handle is not None else stored
+        # What the engine does not keep must not change with the caller's own memory (S2); bytes are not copied by this.
+        kept = None if handle is not None else Stored(stored.data, tuple(map(bytes, stored.buffers)))
         entry.stored, entry.handle, entry.tag = kept, handle, head.tag
         self._runtime.post(self._keep, entry, head, handle, kept)
         return entry

@@ -23,7 +23,10 @@ from polyexec.options import TaskOptions
 from polyexec.prepare import prepare_task
 from polyexec.session import ClusterResources, Entry, Info, Session
 from polyexec.spi import Uplink
-from polyexec.stored import Stored, Tag
+from polyexec.stored import Head, Stored, Tag
+
+_INLINE = 64 * 1024
+"""Bytes up to which a value without buffers is a part of the request that brings it."""
 
 
 class RemoteSession(Session):
@@ -57,9 +60,9 @@ class RemoteSession(Session):
         self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
     ) -> list[Entry]:
         """Ask the driver to run a task."""
-        task = prepare_task(self.executor_id, function, args, kwargs, options, snapshot=True, keep_hook=False)
+        task = prepare_task(self.executor_id, function, args, kwargs, options, snapshot=False, keep_hook=False)
         with lanes.opened() if self._inline else contextlib.nullcontext() as lane:
-            first, _ = self._ask("submit", task.spec, task.body.data, lane, buffers=task.body.buffers)
+            first, _ = self._ask("submit", task.spec, lane, value=task.body)
             if lane is not None:
                 lanes.serve(lane)
         if lane is not None:
@@ -69,8 +72,8 @@ class RemoteSession(Session):
 
     def put(self, value: Any) -> Entry:
         """Ask the driver to store a value."""
-        stored = outcome.encode_value("put", value, stage="argument", snapshot=True)
-        entry_id, _ = self._ask("put", stored.data, buffers=stored.buffers)
+        stored = outcome.encode_value("put", value, stage="argument")
+        entry_id, _ = self._ask("put", _head(stored), value=stored)
         entry = self._new_entry(entry_id, "put", None)
         entry.tag = Tag.VALUE
         return entry
@@ -85,7 +88,7 @@ class RemoteSession(Session):
     def fulfil(self, entry: Entry, value: Any) -> None:
         """Let the driver give a promised entry its value."""
         stored = outcome.encode_value(entry.name, value)
-        self._ask("fulfil", entry.id, stored.data, buffers=stored.buffers)
+        self._ask("fulfil", entry.id, _head(stored), value=stored)
 
     def wait(self, entries: Sequence[Entry], count: int, timeout: float | None) -> None:
         """Let the driver say which values are there."""
@@ -191,13 +194,16 @@ class RemoteSession(Session):
                     gone.append(entry_id)
         return tuple(gone)
 
-    def _ask(self, kind: str, *fields: Any, buffers: Sequence[Any] = ()) -> tuple[Any, Sequence[Stored]]:
+    def _ask(self, kind: str, *fields: Any, value: Stored | None = None) -> tuple[Any, Sequence[Stored]]:
         if os.getpid() != self._pid:
             raise ForkedExecutor(
                 f"the executor of a task cannot be used in a process forked by it; this is process {os.getpid()}"
             )
         main = threading.get_ident() == self._thread
-        message = pickle.dumps((kind, main, self._released(), fields))
+        apart = value is not None and bool(value.buffers or len(value.data) > _INLINE)
+        data = None if value is None or apart else value.data
+        message = pickle.dumps((kind, main, self._released(), fields, data))
+        buffers = (value.data, *value.buffers) if value is not None and apart else ()
         reply, values = self._uplink.request(Stored(message, buffers))
         status, answer = pickle.loads(reply)
         if status == "interrupted":
@@ -207,3 +213,7 @@ class RemoteSession(Session):
             assert isinstance(error, PolyexecError)
             raise error
         return answer, values
+
+
+def _head(stored: Stored) -> bytes:
+    return stored.data[: Head.decode(stored.data)[1]]

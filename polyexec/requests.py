@@ -13,7 +13,7 @@ from polyexec.errors import DeadlockError, ExecutorClosed, PolyexecError, Resour
 from polyexec.records import Running, Stop, Wait, Wake
 from polyexec.session import Entry
 from polyexec.spi import Value
-from polyexec.stored import Head, Stored
+from polyexec.stored import Head, Message, Stored
 from polyexec.tasks import TaskData
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Requests:
 
     def handle(self, request_id: object, call_id: int, message: Stored) -> None:
         """Answer a request, now or later."""
-        kind, main, released, fields = pickle.loads(message.data)
+        kind, main, released, fields, data = pickle.loads(message.data)
         self._runtime.make_ordinary(call_id)
         call = self._runtime.scheduler.running.get(call_id)
         if call is None:
@@ -48,7 +48,7 @@ class Requests:
             self._reply(request_id, "interrupted", None)
             return
         try:
-            getattr(self, f"_on_{kind}")(request_id, call_id, main, message, *fields)
+            getattr(self, f"_on_{kind}")(request_id, call_id, main, self._brought(message, data), *fields)
         except PolyexecError as error:
             self._error(request_id, error)
         except OSError as error:
@@ -56,44 +56,57 @@ class Requests:
             self._error(request_id, ResourceExhausted("shared-memory", str(error)))
         self._release(call_id, released)
 
+    def _brought(self, message: Stored, data: bytes | None) -> Value:
+        """Give the value that comes with a request, if any."""
+        if isinstance(message, Message) and message.handle is not None:
+            return Value(handle=message.handle)
+        if not message.buffers:
+            return Value() if data is None else Value(Stored(data))
+        first, *buffers = message.buffers
+        # Where the task has its memory in common with this process, the value must not change with it (S2).
+        copied = buffers if self._runtime.backend.capabilities.processes else map(bytes, buffers)
+        return Value(Stored(bytes(first), tuple(copied)))
+
     def _on_submit(
-        self, request_id: object, call_id: int, main: bool, message: Stored, spec: Any, body: bytes, lane: int | None
+        self, request_id: object, call_id: int, main: bool, value: Value, spec: Any, lane: int | None
     ) -> None:
         runtime = self._runtime
         runtime.check_feasible(spec)
-        for value in (*spec.dependencies, *spec.references):
-            self._entry(value)
+        for entry_id in (*spec.dependencies, *spec.references):
+            self._entry(entry_id)
         entries = runtime.new_entries(spec.name, spec.num_returns)
         self._hold(call_id, entries)
         runtime.objects.refer(spec.dependencies)
         runtime.objects.refer(spec.references)
         parent = runtime.scheduler.running[call_id].task.id
-        runtime.submit(TaskData(spec, Stored(body, message.buffers), None, entries, lane), parent)
+        body = value.stored or Stored(b"")
+        runtime.submit(TaskData(spec, body, None, entries, lane, body_handle=value.handle), parent)
         self._reply(request_id, "ok", entries[0].id)
         if lane is not None:
             # The submitter serves the lane; it is blocked until the task is settled.
             self._wait(call_id, None, tuple(entry.id for entry in entries), len(entries), None, main, lane)
 
-    def _on_served(self, request_id: object, call_id: int, main: bool, message: Stored, entry_id: int) -> None:
+    def _on_served(self, request_id: object, call_id: int, main: bool, value: Value, entry_id: int) -> None:
         self._reply(request_id, "ok", None)
 
-    def _on_put(self, request_id: object, call_id: int, main: bool, message: Stored, data: bytes) -> None:
+    def _on_put(self, request_id: object, call_id: int, main: bool, value: Value, head: bytes) -> None:
         entry = self._runtime.new_entries("put", 1)[0]
         self._hold(call_id, [entry])
-        stored = Stored(data, message.buffers)
-        self._runtime.put(entry, Head.decode(data)[0], None, stored)
+        self._runtime.put(entry, Head.decode(head)[0], value.handle, value.stored)
         self._reply(request_id, "ok", entry.id)
 
-    def _on_promise(self, request_id: object, call_id: int, main: bool, message: Stored, name: str) -> None:
+    def _on_promise(self, request_id: object, call_id: int, main: bool, value: Value, name: str) -> None:
         entry = self._runtime.new_entries(name, 1)[0]
         entry.promised = True
         self._hold(call_id, [entry])
         self._reply(request_id, "ok", entry.id)
 
     def _on_fulfil(
-        self, request_id: object, call_id: int, main: bool, message: Stored, entry_id: int, data: bytes
+        self, request_id: object, call_id: int, main: bool, value: Value, entry_id: int, head: bytes
     ) -> None:
-        self._runtime.fulfil(entry_id, Stored(data, message.buffers))
+        entry = self._runtime.objects.entries.get(entry_id)
+        if entry is not None and entry.tag is None:
+            self._runtime.put(entry, Head.decode(head)[0], value.handle, value.stored)
         self._reply(request_id, "ok", None)
 
     def _on_wait(
@@ -101,7 +114,7 @@ class Requests:
         request_id: object,
         call_id: int,
         main: bool,
-        message: Stored,
+        value: Value,
         ids: tuple[int, ...],
         needed: int,
         timeout: float | None,
@@ -147,17 +160,17 @@ class Requests:
             done = [(entry.id, int(entry.tag)) for entry in found if entry is not None and entry.tag is not None]
             self._reply(request_id, "ok", done)
 
-    def _on_fetch(self, request_id: object, call_id: int, main: bool, message: Stored, entry_id: int) -> None:
+    def _on_fetch(self, request_id: object, call_id: int, main: bool, value: Value, entry_id: int) -> None:
         entry = self._entry(entry_id)
         entry.retrieved = True
         self._reply(request_id, "ok", entry.note, [self._runtime.value_of(entry)])
 
-    def _on_status(self, request_id: object, call_id: int, main: bool, message: Stored, entry_id: int) -> None:
+    def _on_status(self, request_id: object, call_id: int, main: bool, value: Value, entry_id: int) -> None:
         entry = self._entry(entry_id)
         self._reply(request_id, "ok", (None if entry.tag is None else int(entry.tag), entry.running, entry.attempts))
 
     def _on_cancel(
-        self, request_id: object, call_id: int, main: bool, message: Stored, task_id: int, force: bool, recursive: bool
+        self, request_id: object, call_id: int, main: bool, value: Value, task_id: int, force: bool, recursive: bool
     ) -> None:
         self._runtime.cancel(task_id, force=force, recursive=recursive, token=(request_id,))
 
@@ -166,13 +179,13 @@ class Requests:
         assert isinstance(token, tuple)
         self._reply(token[0], "ok", value)
 
-    def _on_resources(self, request_id: object, call_id: int, main: bool, message: Stored) -> None:
+    def _on_resources(self, request_id: object, call_id: int, main: bool, value: Value) -> None:
         self._reply(request_id, "ok", self._runtime.resources())
 
-    def _on_info(self, request_id: object, call_id: int, main: bool, message: Stored) -> None:
+    def _on_info(self, request_id: object, call_id: int, main: bool, value: Value) -> None:
         self._reply(request_id, "ok", self._runtime.info)
 
-    def _on_started(self, request_id: object, call_id: int, main: bool, message: Stored) -> None:
+    def _on_started(self, request_id: object, call_id: int, main: bool, value: Value) -> None:
         self._runtime.scheduler.started(call_id)
         self._reply(request_id, "ok", None)
 

@@ -23,7 +23,7 @@ import attrs
 
 from polyexec.options import Resources
 from polyexec.plain import PlainCall
-from polyexec.stored import Buffer, Head, Outcome, Stored, Tag
+from polyexec.stored import Buffer, Head, Message, Outcome, Stored, Tag
 
 __all__ = [
     "Backend",
@@ -36,6 +36,7 @@ __all__ = [
     "Head",
     "Host",
     "Lease",
+    "Message",
     "Node",
     "Outcome",
     "PlainCall",
@@ -74,6 +75,7 @@ class Capabilities:
         assigns_gpus: the engine itself sets ``CUDA_VISIBLE_DEVICES``.
         queues_calls: calls may be handed over before a worker is free, and start in order.
         remote: workers may be on other machines.
+        shares_memory: workers of a node map a stored value's memory instead of copying it.
     """
 
     inline: bool = False
@@ -82,6 +84,7 @@ class Capabilities:
     assigns_gpus: bool = False
     queues_calls: bool = False
     remote: bool = False
+    shares_memory: bool = False
 
 
 @attrs.frozen
@@ -164,6 +167,7 @@ class Call:
         shared: function, args and kwargs as the caller gave them, if the backend shares arguments; else None.
         lane: where the submitting thread waits for work, if the backend runs calls inline; see ``polyexec.lanes``.
         queued: the call was handed over before its resources were free; the engine starts it when a worker is free.
+        body_handle: what the engine keeps the body by, if it came that way (see ``Message``); ``body`` is empty then.
     """
 
     id: int
@@ -177,6 +181,7 @@ class Call:
     shared: tuple[Any, ...] | None = None
     lane: int | None = None
     queued: bool = False
+    body_handle: object | None = None
 
 
 @attrs.frozen
@@ -277,7 +282,13 @@ class Host(Protocol):
         """Answer a ``cancel``."""
 
     def request(self, request_id: object, call_id: int, message: Stored) -> None:
-        """Pass on what a running call asks of the executor; ``Backend.reply`` brings the answer."""
+        """Pass on what a running call asks of the executor; ``Backend.reply`` brings the answer.
+
+        Args:
+            request_id: for ``Backend.reply``.
+            call_id: who asks.
+            message: as ``Uplink.request`` got it, or a ``Message``.
+        """
 
     def seated(self, seat: int) -> None:
         """Say that a seat has a worker."""
@@ -364,6 +375,8 @@ class Backend(ABC):
     def put(self, stored: Stored) -> object | None:
         """Give a value to the engine to keep, so that it moves at most once to each node.
 
+        Its buffers are the caller's own memory, which may change as soon as this returns.
+
         Returns:
             A handle for ``get``, ``free`` and ``Value``, or None if the core shall keep the value.
         """
@@ -374,7 +387,11 @@ class Backend(ABC):
         raise LookupError(handle)
 
     def free(self, handle: object) -> None:
-        """Let the engine forget a value."""
+        """Let the engine forget a value.
+
+        Called once for what the core has taken as a value. A handle that came too late to become one, with the
+        outcome of a call that was cancelled for example, is only dropped.
+        """
         return None
 
     def blocked(self, call_id: int) -> None:
@@ -390,7 +407,11 @@ class Uplink(Protocol):
     """How a running call reaches the executor; a backend implements it on its workers."""
 
     def request(self, message: Stored) -> tuple[bytes, Sequence[Stored]]:
-        """Send a message, wait for its reply, and give the reply's message and values. Thread-safe."""
+        """Send a message, wait for its reply, and give the reply's message and values. Thread-safe.
+
+        Raises:
+            PolyexecError: the message, or the values of the reply, found no room on their way, or are lost.
+        """
 
 
 class Interrupts(Protocol):

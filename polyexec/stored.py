@@ -32,6 +32,18 @@ class Stored:
         return len(self.data) + sum(memoryview(buffer).nbytes for buffer in self.buffers)
 
 
+@attrs.define(eq=False)
+class Message(Stored):
+    """A request of a running call, as a backend may report it if it keeps the value that comes with the request.
+
+    Attributes:
+        handle: what the backend gets that value by. Then there are no buffers: those of a request are the data of its
+            value, and the buffers of its value, in this order.
+    """
+
+    handle: object | None = None
+
+
 class Tag(enum.IntEnum):
     """What an outcome is."""
 

@@ -22,6 +22,7 @@ class TaskData:
         entries: its values.
         lane: where its submitter serves, None if it does not.
         last: the latest outcome of an attempt.
+        body_handle: what the engine keeps the body by, if it does; ``body`` is empty then.
     """
 
     spec: TaskSpec
@@ -30,3 +31,4 @@ class TaskData:
     entries: list[Entry]
     lane: int | None = None
     last: Outcome | None = None
+    body_handle: object | None = None

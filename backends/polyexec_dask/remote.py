@@ -35,7 +35,8 @@ class Kept:
     def holding(stored: Stored) -> Kept:
         """Keep a value."""
         segment = memory.Segment.holding(stored)
-        return Kept(segment, stored if segment is None else None)
+        # The buffers are somebody's own memory, which may change.
+        return Kept(segment, Stored(stored.data, tuple(map(bytes, stored.buffers))) if segment is None else None)
 
     def load(self) -> Stored:
         """Give the value; raises ``OSError`` if it has been freed."""

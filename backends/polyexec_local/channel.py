@@ -16,12 +16,14 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
 from polyexec.spi import Stored
+from polyexec_local.borrower import Loan
 from polyexec_local.memory import THRESHOLD, Layout, SharedValue, share, view
+from polyexec_local.segments import Segment
 
 _MAGIC = b"plex"
 _LENGTH = struct.Struct("<4sQ")
@@ -47,12 +49,14 @@ class Frame:
     Attributes:
         kind: what it is.
         fields: plain values.
-        values: serialised values.
+        values: serialised values, or the loans of those that are in the store.
+        descriptor: what came with it besides values, -1 if nothing; for the receiver to close.
     """
 
     kind: str
     fields: tuple[Any, ...] = ()
-    values: tuple[Stored, ...] = ()
+    values: tuple[Stored | Loan, ...] = ()
+    descriptor: int = -1
 
 
 @attrs.define(eq=False)
@@ -65,7 +69,7 @@ class Encoded:
     """
 
     parts: list[Any]
-    shared: list[SharedValue]
+    shared: list[SharedValue | Segment]
 
 
 @attrs.define(eq=False)
@@ -81,22 +85,41 @@ class Done:
     data: bytes
 
 
-def encode(kind: str, fields: tuple[Any, ...] = (), values: Sequence[Stored | SharedValue] = ()) -> Encoded:
-    """Encode a message; large values are copied into shared memory."""
+_Shape: TypeAlias = tuple[bool, int, tuple[int, ...]] | Loan
+"""Of a value in a frame: whether it has a file of its own, its layout; or its loan."""
+
+
+def encode(kind: str, fields: tuple[Any, ...] = (), values: Sequence[Stored | Loan] = ()) -> Encoded:
+    """Encode a message; large values that are not lent are copied into shared memory of their own."""
     encoded = Encoded([], [])
-    shapes: list[tuple[bool, Layout]] = []
-    for given in values:
-        value = share(given) if isinstance(given, Stored) and given.nbytes > THRESHOLD else given
-        if isinstance(value, SharedValue):
-            shapes.append((True, value.layout))
-            encoded.shared.append(value)
+    shapes: list[_Shape] = []
+    for value in values:
+        if isinstance(value, Loan):
+            shapes.append(value)
+        elif value.nbytes > THRESHOLD:
+            shared = share(value)
+            shapes.append((True, shared.layout.data, shared.layout.buffers))
+            encoded.shared.append(shared)
         else:
             buffers = [memoryview(buffer).cast("B") for buffer in value.buffers]
-            shapes.append((False, Layout(len(value.data), tuple(buffer.nbytes for buffer in buffers))))
+            shapes.append((False, len(value.data), tuple(buffer.nbytes for buffer in buffers)))
             encoded.parts += [value.data, *buffers]
-    head = pickle.dumps((kind, fields, tuple((shared, s.data, s.buffers) for shared, s in shapes)))
+    return _with_head(encoded, kind, fields, shapes)
+
+
+def encode_segment(segment: Segment) -> Encoded:
+    """Encode the message by which a worker learns of a segment; its descriptor goes along."""
+    return _with_head(Encoded([], [segment]), "segment", (segment.number, segment.size), ())
+
+
+def _with_head(encoded: Encoded, kind: str, fields: tuple[Any, ...], shapes: Sequence[_Shape]) -> Encoded:
+    head = pickle.dumps((kind, fields, tuple(shapes)))
     encoded.parts.insert(0, _LENGTH.pack(_MAGIC, len(head)) + head)
     return encoded
+
+
+_Outgoing: TypeAlias = tuple[memoryview, Sequence[SharedValue | Segment]]
+"""Bytes, and what goes along with the first of them."""
 
 
 class Channel:
@@ -114,7 +137,7 @@ class Channel:
         self._received = bytearray()
         self._room = memoryview(bytearray(_READ))
         self._descriptors: deque[int] = deque()
-        self._outgoing: deque[tuple[memoryview, Sequence[SharedValue]]] = deque()
+        self._outgoing: deque[_Outgoing] = deque()
 
     @property
     def pending(self) -> bool:
@@ -141,7 +164,7 @@ class Channel:
                 while left[0].nbytes:
                     left = self._send_some(*left)
 
-    def _send_some(self, data: memoryview, shared: Sequence[SharedValue]) -> tuple[memoryview, Sequence[SharedValue]]:
+    def _send_some(self, data: memoryview, shared: Sequence[SharedValue | Segment]) -> _Outgoing:
         """Send what there is room for; give what is left."""
         if not shared:
             return data[self._socket.send(data[:_CHUNK], _NO_SIGNAL) :], ()
@@ -225,25 +248,29 @@ class Channel:
             return None
         with memoryview(received) as view:
             kind, fields, shapes = pickle.loads(view[begin + _LENGTH.size : body])
-        layouts = [(shared, Layout(data, buffers)) for shared, data, buffers in shapes]
-        end: int = body + sum(layout.data + sum(layout.buffers) for shared, layout in layouts if not shared)
+        end: int = body + sum(map(_inline_length, shapes))
         if len(received) < end:
             return None
-        frames.append(Frame(kind, fields, tuple(self._values(layouts, bytes(received[body:end])))))
+        descriptor = self._descriptors.popleft() if kind == "segment" else -1
+        frames.append(Frame(kind, fields, tuple(self._values(shapes, bytes(received[body:end]))), descriptor))
         return end
 
-    def _values(self, layouts: Sequence[tuple[bool, Layout]], body: bytes) -> Iterator[Stored]:
+    def _values(self, shapes: Sequence[_Shape], body: bytes) -> Iterator[Stored | Loan]:
         offset = 0
-        for shared, layout in layouts:
+        for shape in shapes:
+            if isinstance(shape, Loan):
+                yield shape
+                continue
+            shared, data, buffers = shape
             if shared:
                 descriptor = self._descriptors.popleft()
                 try:
-                    yield view(descriptor, layout, private=self._private)
+                    yield view(descriptor, Layout(data, buffers), private=self._private)
                 finally:
                     os.close(descriptor)
                 continue
             parts = []
-            for length in (layout.data, *layout.buffers):
+            for length in (data, *buffers):
                 parts.append(body[offset : offset + length])
                 offset += length
             yield Stored(parts[0], parts[1:])
@@ -257,7 +284,11 @@ class Channel:
             self._socket.close()
 
 
-def _outgoing(encoded: Encoded) -> Iterator[tuple[memoryview, Sequence[SharedValue]]]:
+def _inline_length(shape: _Shape) -> int:
+    return 0 if isinstance(shape, Loan) or shape[0] else shape[1] + sum(shape[2])
+
+
+def _outgoing(encoded: Encoded) -> Iterator[_Outgoing]:
     small = sum(len(part) for part in encoded.parts) <= THRESHOLD
     for index, part in enumerate([b"".join(encoded.parts)] if small else encoded.parts):
         yield memoryview(part), encoded.shared if index == 0 else ()

@@ -9,6 +9,8 @@ import time
 import weakref
 
 from polyexec_local.channel import Channel
+from polyexec_local.holdings import Account
+from polyexec_local.lending import Parcel
 from polyexec_local.page import send_kit
 from polyexec_local.template import Template
 
@@ -35,9 +37,12 @@ class Worker:
         gone: it has ended.
         buried: nothing of it is left.
         fresh: nothing was sent to it after its call.
+        unsent: its call waits for values from disk.
         deaf: it has ended before it read all that was sent to it.
         cause: why it was killed, if the pool did it.
         call: the call that it runs, None if it runs none, or plain ones.
+        parcel: that call; its arguments are kept as long as it runs.
+        account: what it has borrowed from the store.
         seat: the seat that it serves, 0 if none.
         functions: keys of those that it has.
         page: what it shares with the driver.
@@ -66,9 +71,12 @@ class Worker:
         self.gone = False
         self.buried = False
         self.fresh = False
+        self.unsent = False
         self.deaf = False
         self.cause = ""
         self.call: int | None = None
+        self.parcel: Parcel | None = None
+        self.account = Account()
         self.seat = 0
         self.functions: set[int] = set()
 

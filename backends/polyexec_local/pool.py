@@ -22,11 +22,15 @@ from typing import Any
 
 import attrs
 
-from polyexec import envelope
-from polyexec.errors import BackendBroken
-from polyexec.spi import Death, Host, Outcome, PlainCall, Stored, Verdict
-from polyexec_local.channel import Channel, Done, Encoded, Frame, encode
+from polyexec import envelope, outcome
+from polyexec.errors import BackendBroken, PolyexecError
+from polyexec.spi import Death, Host, Message, Outcome, PlainCall, Stored, Verdict
+from polyexec_local.channel import Channel, Done, Encoded, Frame, encode, encode_segment
+from polyexec_local.lending import Kept, Lender, Parcel, lost
 from polyexec_local.member import Worker
+from polyexec_local.memory import Layout
+from polyexec_local.segments import Segment
+from polyexec_local.store import Store
 from polyexec_local.template import Event, Exited, Refused, Template
 
 _EXIT_GRACE = 5.0
@@ -53,9 +57,10 @@ class Pool:
         size: number of workers to keep when there is nothing to do.
         start_timeout: seconds that a worker may take to start.
         template: starts them; the pool owns it.
+        store: where large values are; closed by whoever made it, when the pool has stopped.
     """
 
-    def __init__(self, host: Host, size: int, start_timeout: float, template: Template) -> None:
+    def __init__(self, host: Host, size: int, start_timeout: float, template: Template, store: Store) -> None:
         self._host = host
         self._size = size
         self._start_timeout = start_timeout
@@ -70,13 +75,14 @@ class Pool:
         self._selector.register(template, selectors.EVENT_READ, template)
         self._workers: list[Worker] = []
         self._idle: list[Worker] = []
-        self._waiting: deque[tuple[int, Encoded | None]] = deque()
+        self._waiting: deque[tuple[int, Parcel | None]] = deque()
         self._seats: dict[int, Worker] = {}
         self._recalls: dict[int, float] = {}
         self._refused = False
         self._failed_starts = 0
         self._stopping = False
         self._stopped = threading.Event()
+        self.lender = Lender(store, self._post)
 
     # For any thread
 
@@ -103,7 +109,8 @@ class Pool:
 
     def poll(self, timeout: float | None) -> None:
         """Wait until something has come from workers or other threads, and deal with it."""
-        for key, events in self._selector.select(self._pause(timeout)):
+        due = self.lender.tidy()
+        for key, events in self._selector.select(self._pause(timeout, due)):
             self._guarded(self._serve, key.data, events, key.fd)
         self._look_at_clock()
         if self._stopping and not self._workers:
@@ -166,7 +173,7 @@ class Pool:
         except BlockingIOError:
             return
         except ConnectionResetError:
-            worker.deaf, frames = True, None
+            worker.deaf, frames = worker.deaf or channel is worker.channel, None
         except OSError as error:
             self._give_up(worker, f"what it sent cannot be taken: {error}")
             frames = None
@@ -190,7 +197,8 @@ class Pool:
             while (frames := channel.receive()) is not None:
                 self._take_all(worker, frames)
         except ConnectionResetError:
-            worker.deaf = True
+            # What is unread on the line is older than the call.
+            worker.deaf = worker.deaf or channel is worker.channel
         except OSError:
             return
 
@@ -212,12 +220,15 @@ class Pool:
 
     def _take(self, worker: Worker, frame: Frame) -> None:
         if frame.kind == "finished":
-            self._end_call(worker, frame.fields[0], Outcome.of(frame.values[0]))
+            self._end_call(worker, frame.fields[0], self._outcome(worker, frame))
         elif frame.kind == "failed":
             self._end_call(worker, frame.fields[0], envelope.exhausted(frame.fields[1]))
+        elif frame.kind == "returned":
+            self.lender.give_back(worker.account, frame.fields[0])
+        elif frame.kind == "reserve":
+            self._reserve(worker, *frame.fields)
         elif frame.kind == "request":
-            number, call_id = frame.fields
-            self._host.request((worker, number), call_id, frame.values[0])
+            self._pass_on(worker, frame)
         elif frame.kind == "kept":
             self._recalls.pop(frame.fields[0], None)
             self._host.kept(*frame.fields)
@@ -225,6 +236,36 @@ class Pool:
             self._host.stopped(frame.fields[0], Verdict(frame.fields[1]))
         elif frame.kind == "ready":
             self._became_ready(worker, frame)
+
+    def _outcome(self, worker: Worker, frame: Frame) -> Outcome:
+        if frame.values:
+            return Outcome.of(_stored_in(frame))
+        _, number, head = frame.fields
+        kept = self.lender.adopt(worker.account, number)
+        return Outcome.of(outcome.encode_error(lost())) if kept is None else Outcome(head, None, kept)
+
+    def _reserve(self, worker: Worker, number: int, data: int, buffers: tuple[int, ...]) -> None:
+        """Give a worker room for a value: of a request, or of the outcome that its main thread has, which is 0."""
+        channel = worker.line if number else worker.channel
+        self.lender.reserve(
+            worker.account,
+            Layout(data, buffers),
+            number,
+            lambda segments, room: self._send_lent(worker, segments, room, channel),
+            lambda error: self._send(worker, _refusal(number, error), channel),
+        )
+
+    def _pass_on(self, worker: Worker, frame: Frame) -> None:
+        """Pass a request on, together with the value that the worker has written for it, if there is a loan."""
+        number, call_id, loan = frame.fields
+        message = _stored_in(frame)
+        if loan:
+            kept = self.lender.adopt(worker.account, loan)
+            if kept is None:
+                self._send(worker, _refusal(number, lost()), worker.line)
+                return
+            message = Message(message.data, (), kept)
+        self._host.request((worker, number), call_id, message)
 
     def _end_call(self, worker: Worker, call_id: int, outcome: Outcome) -> None:
         if worker.call == call_id:
@@ -236,7 +277,7 @@ class Pool:
     def _became_ready(self, worker: Worker, frame: Frame) -> None:
         if frame.values:
             self._retire(worker)
-            self._refuse(Outcome.of(frame.values[0]))
+            self._refuse(Outcome.of(_stored_in(frame)))
             return
         worker.ready, worker.deadline = True, float("inf")
         self._refused = False
@@ -251,7 +292,7 @@ class Pool:
         self._fill()
 
     def _free(self, worker: Worker) -> None:
-        worker.call, worker.seat = None, 0
+        worker.call, worker.parcel, worker.seat = None, None, 0
         if worker.gone or worker.leaving or worker.doomed:
             return
         if self._waiting:
@@ -263,31 +304,46 @@ class Pool:
 
     # What the core wants
 
-    def submit(self, call_id: int, encoded: Encoded | None) -> None:
+    def submit(self, call_id: int, parcel: Parcel | None) -> None:
         """Run a call, or find a worker for a seat if there is nothing to send."""
         if self._stopping:
             return
         while self._idle:
             worker = self._idle.pop()
             if worker.lives():
-                self._give(worker, call_id, encoded)
+                self._give(worker, call_id, parcel)
                 return
-        self._waiting.append((call_id, encoded))
+        self._waiting.append((call_id, parcel))
         self._fill()
 
     def open(self, seat: int) -> None:
         """Find a worker for a seat."""
         self.submit(seat, None)
 
-    def _give(self, worker: Worker, call_id: int, encoded: Encoded | None) -> None:
-        if encoded is None:
+    def _give(self, worker: Worker, call_id: int, parcel: Parcel | None) -> None:
+        if parcel is None:
             worker.seat = call_id
             self._seats[call_id] = worker
             self._host.seated(call_id)
         else:
-            worker.call = call_id
-            self._send(worker, encoded)
-            worker.fresh = True
+            worker.call, worker.parcel, worker.unsent = call_id, parcel, True
+            self.lender.deliver(
+                worker.account,
+                parcel,
+                lambda segments, encoded: self._send_call(worker, segments, encoded),
+                lambda error: self._fail_call(worker, call_id, error),
+            )
+
+    def _send_call(self, worker: Worker, segments: Sequence[Segment], encoded: Encoded) -> None:
+        if not worker.cause:
+            self._send_lent(worker, segments, encoded, worker.channel)
+            worker.fresh, worker.unsent = True, False
+
+    def _fail_call(self, worker: Worker, call_id: int, error: PolyexecError) -> None:
+        """Learn that what a call needs cannot be brought."""
+        if worker.call == call_id and not worker.gone:
+            worker.unsent = False
+            self._end_call(worker, call_id, Outcome.of(outcome.encode_error(error)))
 
     def hand(self, seat: int, calls: Sequence[PlainCall]) -> None:
         """Give plain calls to the worker of a seat."""
@@ -326,9 +382,14 @@ class Pool:
         worker = self._seats.pop(seat)
         worker.seat, worker.call, worker.fresh = 0, call_id, False
 
-    def send(self, worker: Worker, encoded: Encoded) -> None:
-        """Send a frame to what runs in a worker, if it lives."""
-        self._send(worker, encoded, worker.line)
+    def reply(self, worker: Worker, number: int, message: bytes, values: Sequence[Stored | Kept]) -> None:
+        """Answer a request of what runs in a worker, if it lives."""
+        self.lender.deliver(
+            worker.account,
+            Parcel("reply", (number, message), values),
+            lambda segments, encoded: self._send_lent(worker, segments, encoded, worker.line),
+            lambda error: self._send(worker, _refusal(number, error), worker.line),
+        )
 
     def cancel(self, call_id: int, *, force: bool) -> None:
         """Stop a call."""
@@ -393,6 +454,13 @@ class Pool:
         if not done:
             self._selector.modify(channel, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
 
+    def _send_lent(self, worker: Worker, segments: Sequence[Segment], encoded: Encoded, channel: Channel) -> None:
+        """Send something that is about loans; on both ways, since either may be read first, what segments there are."""
+        for segment in segments:
+            for way in (worker.channel, worker.line):
+                self._send(worker, encode_segment(segment), way)
+        self._send(worker, encoded, channel)
+
     def _flush(self, channel: Channel, worker: Worker) -> None:
         with contextlib.suppress(OSError):
             if channel.flush():
@@ -406,7 +474,7 @@ class Pool:
         worker.gone = True
         for channel in (worker.channel, worker.line):
             self._drain(channel, worker)
-        begun = not worker.fresh or not (worker.deaf or worker.channel.pending)
+        begun = not worker.unsent and (not worker.fresh or not (worker.deaf or worker.channel.pending))
         self._remove(worker)
         self._report_death(worker, code, begun)
         if not worker.ready and not worker.leaving:
@@ -427,6 +495,7 @@ class Pool:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(channel)
         worker.close()
+        self.lender.forget(worker.account)
 
     def _report_death(self, worker: Worker, code: int | None, begun: bool) -> None:
         signal_number, exit_code = (-code, None) if code is not None and code < 0 else (None, code)
@@ -439,8 +508,9 @@ class Pool:
         self._seats.pop(worker.seat, None)
         self._recalls.pop(worker.seat, None)
 
-    def _pause(self, timeout: float | None) -> float | None:
+    def _pause(self, timeout: float | None, due: float | None) -> float | None:
         first = min((worker.deadline for worker in self._workers), default=float("inf"))
+        first = first if due is None else min(first, due)
         first = min(first, *self._recalls.values()) if self._recalls else first
         left = max(0.0, first - time.monotonic())
         return timeout if left == float("inf") else left if timeout is None else min(left, timeout)
@@ -492,3 +562,14 @@ def _ending(code: int | None) -> str:
     if code is None:
         return "nobody knows how it ended, because the process that watched it was killed"
     return f"it ended by signal {-code}" if code < 0 else f"it ended with exit code {code}"
+
+
+def _stored_in(frame: Frame) -> Stored:
+    """Give the only value of a frame that comes from a worker, which lends nothing."""
+    (value,) = frame.values
+    assert isinstance(value, Stored)
+    return value
+
+
+def _refusal(number: int, error: PolyexecError) -> Encoded:
+    return encode("refused", (number, outcome.encode_error(error).data))
