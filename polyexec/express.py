@@ -219,7 +219,7 @@ class Express:
             pending.popleft()
         if pending and pending[0].id < barrier:
             self._deal(barrier)
-        self._look_after_seats()
+        self._look_after_seats(barrier)
         if pending or self.asked:
             self._ask(barrier)
         # Whoever adds a call looks at this afterwards, and wakes the thread if it is set. It is not as long as seats
@@ -268,7 +268,7 @@ class Express:
             if call.id >= barrier or (seat.calls and not _fits(seat, call)):
                 break
             self.pending.popleft()
-            call.seat, call.cost = seat.id, (call.function.seconds or 0.0) + OVERHEAD
+            call.seat, call.cost = seat.id, _cost(call)
             seat.calls[call.id] = call
             seat.load += call.cost
             portion.append(call)
@@ -277,7 +277,7 @@ class Express:
             portions.pop(seat.id, None)
         return dealt
 
-    def _look_after_seats(self) -> None:
+    def _look_after_seats(self, barrier: float) -> None:
         """Leave seats that have done their part, and take back what waits too long."""
         idle, left, laden = False, [], []
         for seat in self.seats.values():
@@ -293,7 +293,10 @@ class Express:
         for seat in laden:
             if not seat.since:
                 seat.since = now
-            if seat.state is SeatState.OPEN and self._is_better_shared(seat, now, idle=idle and not self.pending):
+            if seat.state is SeatState.OPEN and (
+                next(reversed(seat.calls)) >= barrier
+                or self._is_better_shared(seat, now, idle=idle and not self.pending)
+            ):
                 self.recall(seat.id)
 
     @staticmethod
@@ -350,6 +353,12 @@ def _load(seat: Seat) -> float:
 
 def _id(call: PlainCall) -> int:
     return call.id
+
+
+def _cost(call: PlainCall) -> float:
+    """Give what a call counts; behind one that may take any time nothing is handed over."""
+    seconds = call.function.seconds
+    return AHEAD if seconds is None else seconds + OVERHEAD
 
 
 def _fits(seat: Seat, call: PlainCall) -> bool:

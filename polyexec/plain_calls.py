@@ -162,12 +162,10 @@ class PlainCalls:
 
     def finished(self, seat: int, call_id: int, outcome: Outcome) -> None:
         """Take the outcome of a call."""
-        stored = outcome.stored
-        assert stored is not None
-        head, _ = Head.decode(stored.data)
+        head, _ = Head.decode(outcome.head)
         call = self.express.finished(seat, call_id, head.duration)
         if call is not None:
-            self._settle(call.entry, head, stored, outcome.handle)
+            self._settle(call.entry, head, outcome.stored, outcome.handle)
 
     def finished_quickly(self, seat: int, call_id: int, data: bytes) -> None:
         """Take the outcome of a call that is a value and nothing else; see ``VALUE_MARK``."""
