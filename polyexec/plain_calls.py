@@ -21,7 +21,7 @@ from polyexec.prepare import function_name, roots
 from polyexec.records import Task
 from polyexec.session import Entry
 from polyexec.spi import Death, Outcome, Seats
-from polyexec.stored import VALUE_SECONDS, Head, Stored, Tag
+from polyexec.stored import VALUE_MARK, VALUE_SECONDS, Head, Stored, Tag
 from polyexec.tasks import TaskData
 from polyexec.wire import TaskSpec
 
@@ -160,14 +160,23 @@ class PlainCalls:
         self.express.granted(seat)
         self._seats.open(seat)
 
-    def finished(self, seat: int, call_id: int, outcome: Outcome) -> None:
+    def seated(self, seat: int) -> None:
+        """Learn that a seat has a worker."""
+        self.express.seated(seat)
+
+    def finished(self, seat: int, call_id: int, outcome: bytes | Outcome) -> None:
         """Take the outcome of a call."""
+        if isinstance(outcome, bytes):
+            if outcome.startswith(VALUE_MARK):
+                self._finish_quickly(seat, call_id, outcome)
+                return
+            outcome = Outcome.of(Stored(outcome))
         head, _ = Head.decode(outcome.head)
         call = self.express.finished(seat, call_id, head.duration)
         if call is not None:
             self._settle(call.entry, head, outcome.stored, outcome.handle)
 
-    def finished_quickly(self, seat: int, call_id: int, data: bytes) -> None:
+    def _finish_quickly(self, seat: int, call_id: int, data: bytes) -> None:
         """Take the outcome of a call that is a value and nothing else; see ``VALUE_MARK``."""
         call = self.express.finished(seat, call_id, VALUE_SECONDS.unpack_from(data)[0])
         if call is None:

@@ -30,7 +30,7 @@ from polyexec.requests import Requests
 from polyexec.scheduler import Scheduler
 from polyexec.session import NO_INFO, ClusterResources, Entry, NodeInfo
 from polyexec.spi import Backend, Death, Value, Verdict
-from polyexec.stored import VALUE_MARK, Flag, Head, Outcome, Stored, Tag
+from polyexec.stored import Flag, Head, Outcome, Stored, Tag
 from polyexec.tasks import TaskData
 from polyexec.wire import TaskSpec
 
@@ -79,6 +79,7 @@ class Runtime:
             self.loop.wait_with(self.backend.poller)
         if self.backend.seats is not None:
             self.plain = PlainCalls(self, self.backend.seats)
+            self.backend.seats.report_to(self.plain)
         self._take_nodes()
         self.loop.start()
 
@@ -142,31 +143,6 @@ class Runtime:
     def request(self, request_id: object, call_id: int, message: Stored) -> None:
         """See ``Host``."""
         self.post(self.requests.handle, request_id, call_id, message)
-
-    def seated(self, seat: int) -> None:
-        """See ``Host``."""
-        if self.plain is not None:
-            self.plain.express.seated(seat)
-
-    def plain_finished(self, seat: int, call_id: int, outcome: bytes | Outcome) -> None:
-        """See ``Host``."""
-        assert self.plain is not None
-        if isinstance(outcome, Outcome):
-            self.plain.finished(seat, call_id, outcome)
-        elif outcome.startswith(VALUE_MARK):
-            self.plain.finished_quickly(seat, call_id, outcome)
-        else:
-            self.plain.finished(seat, call_id, Outcome.of(Stored(outcome)))
-
-    def kept(self, seat: int, running: int) -> None:
-        """See ``Host``."""
-        assert self.plain is not None
-        self.plain.kept(seat, running)
-
-    def vacated(self, seat: int, running: int | None, death: Death) -> None:
-        """See ``Host``."""
-        assert self.plain is not None
-        self.plain.vacated(seat, running, death)
 
     def nodes_changed(self) -> None:
         """See ``Host``."""

@@ -41,6 +41,7 @@ __all__ = [
     "Outcome",
     "PlainCall",
     "Poller",
+    "SeatListener",
     "Seats",
     "Stored",
     "Tag",
@@ -230,6 +231,26 @@ class Poller(Protocol):
         """Give back what waiting and waking took; the last call, in the core's thread."""
 
 
+class SeatListener(Protocol):
+    """Whom seats report to. For the core's own thread: for code that the poller runs, or that the core has called."""
+
+    def seated(self, seat: int) -> None:
+        """Say that a seat has a worker."""
+
+    def finished(self, seat: int, call_id: int, outcome: bytes | Outcome) -> None:
+        """Say that a plain call has ended on its seat; an outcome without buffers may be just its data."""
+
+    def kept(self, seat: int, running: int) -> None:
+        """Say that a seat is recalled: of its calls that were not reported one runs, if any, and no other will there.
+
+        Calls that are handed over later will not start either. ``running`` may be another id, or one that was
+        reported; then none runs.
+        """
+
+    def vacated(self, seat: int, running: int | None, death: Death) -> None:
+        """Say that the worker of a seat has died, and which of its calls was running; the others had not started."""
+
+
 class Seats(Protocol):
     """Workers that take plain calls ahead of their turn, and run them one after the other in the order given.
 
@@ -237,14 +258,17 @@ class Seats(Protocol):
     the lease; seats and calls never have the same id. All methods are called in the core's thread and must not block.
     """
 
+    def report_to(self, listener: SeatListener) -> None:
+        """Learn whom to report to; before anything else."""
+
     def open(self, seat: int) -> None:
-        """Find or start a worker; ``Host.seated`` or, if none would start, ``Host.finished`` answers."""
+        """Find or start a worker; ``SeatListener.seated`` or, if none would start, ``Host.finished`` answers."""
 
     def hand(self, seat: int, calls: Sequence[PlainCall]) -> None:
-        """Give an open seat more calls; ``Host.plain_finished`` reports their ends."""
+        """Give an open seat more calls; ``SeatListener.finished`` reports their ends."""
 
     def recall(self, seat: int) -> None:
-        """Take back what has not started, and let nothing more start; ``Host.kept`` answers.
+        """Take back what has not started, and let nothing more start; ``SeatListener.kept`` answers.
 
         A call that asks the executor for something has the same effect, before its request is reported.
         """
@@ -257,9 +281,7 @@ class Seats(Protocol):
 
 
 class Host(Protocol):
-    """What a backend may tell and ask the core. Every method returns at once.
-
-    Thread-safe but for what is about seats, which is for the core's own thread: for code that its poller runs.
+    """What a backend may tell and ask the core. Thread-safe; every method returns at once.
 
     Attributes:
         executor_id: unique text for the executor; a backend may use it in names of its own.
@@ -289,22 +311,6 @@ class Host(Protocol):
             call_id: who asks.
             message: as ``Uplink.request`` got it, or a ``Message``.
         """
-
-    def seated(self, seat: int) -> None:
-        """Say that a seat has a worker."""
-
-    def plain_finished(self, seat: int, call_id: int, outcome: bytes | Outcome) -> None:
-        """Say that a plain call has ended on its seat; an outcome without buffers may be just its data."""
-
-    def kept(self, seat: int, running: int) -> None:
-        """Say that a seat is recalled: of its calls that were not reported one runs, if any, and no other will there.
-
-        Calls that are handed over later will not start either. ``running`` may be another id, or one that was
-        reported; then none runs.
-        """
-
-    def vacated(self, seat: int, running: int | None, death: Death) -> None:
-        """Say that the worker of a seat has died, and which of its calls was running; the others had not started."""
 
     def nodes_changed(self) -> None:
         """Say that ``nodes`` gives something else now."""

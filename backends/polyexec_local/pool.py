@@ -24,7 +24,7 @@ import attrs
 
 from polyexec import envelope, outcome
 from polyexec.errors import BackendBroken, PolyexecError
-from polyexec.spi import Death, Host, Message, Outcome, PlainCall, Stored, Verdict
+from polyexec.spi import Death, Host, Message, Outcome, PlainCall, SeatListener, Stored, Verdict
 from polyexec_local.channel import Channel, Done, Encoded, Frame, encode, encode_segment
 from polyexec_local.lending import Kept, Lender, Parcel, lost
 from polyexec_local.member import Worker
@@ -216,7 +216,7 @@ class Pool:
             elif worker.call == frame.call_id:
                 self._end_call(worker, frame.call_id, Outcome.of(Stored(frame.data)))
             else:
-                self._host.plain_finished(worker.seat, frame.call_id, frame.data)
+                self._listener.finished(worker.seat, frame.call_id, frame.data)
 
     def _take(self, worker: Worker, frame: Frame) -> None:
         if frame.kind == "finished":
@@ -231,7 +231,7 @@ class Pool:
             self._pass_on(worker, frame)
         elif frame.kind == "kept":
             self._recalls.pop(frame.fields[0], None)
-            self._host.kept(*frame.fields)
+            self._listener.kept(*frame.fields)
         elif frame.kind == "stopped":
             self._host.stopped(frame.fields[0], Verdict(frame.fields[1]))
         elif frame.kind == "ready":
@@ -272,7 +272,7 @@ class Pool:
             self._free(worker)
             self._host.finished(call_id, outcome)
         elif worker.seat:
-            self._host.plain_finished(worker.seat, call_id, outcome)
+            self._listener.finished(worker.seat, call_id, outcome)
 
     def _became_ready(self, worker: Worker, frame: Frame) -> None:
         if frame.values:
@@ -316,6 +316,10 @@ class Pool:
         self._waiting.append((call_id, parcel))
         self._fill()
 
+    def report_to(self, listener: SeatListener) -> None:
+        """Learn whom seats report to."""
+        self._listener = listener
+
     def open(self, seat: int) -> None:
         """Find a worker for a seat."""
         self.submit(seat, None)
@@ -324,7 +328,7 @@ class Pool:
         if parcel is None:
             worker.seat = call_id
             self._seats[call_id] = worker
-            self._host.seated(call_id)
+            self._listener.seated(call_id)
         else:
             worker.call, worker.parcel, worker.unsent = call_id, parcel, True
             self.lender.deliver(
@@ -502,7 +506,7 @@ class Pool:
         death = Death(self._hostname, worker.pid, signal_number, exit_code, worker.cause, started=begun)
         if worker.seat:
             death = attrs.evolve(death, started=True)
-            self._host.vacated(worker.seat, worker.page.marked, death)
+            self._listener.vacated(worker.seat, worker.page.marked, death)
         elif worker.call is not None:
             self._host.lost(worker.call, death)
         self._seats.pop(worker.seat, None)
@@ -528,7 +532,7 @@ class Pool:
                 running = silent.page.marked
                 with contextlib.suppress(OSError):
                     self._take_ready(silent)
-                self._host.kept(seat, running)
+                self._listener.kept(seat, running)
 
     def _end(self, worker: Worker) -> None:
         """End a worker whose time is over."""
