@@ -48,11 +48,13 @@ class Parcel:
         kind: see ``Frame``.
         fields: see ``Frame``.
         values: in order.
+        memory: bytes that the call may take, 0 if it has not asked for any.
     """
 
     kind: str
     fields: tuple[Any, ...]
     values: Sequence[Stored | Kept]
+    memory: int = 0
 
 
 Send = Callable[[Sequence[Segment], Encoded], None]

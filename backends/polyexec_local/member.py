@@ -42,6 +42,7 @@ class Worker:
         cause: why it was killed, if the pool did it.
         call: the call that it runs, None if it runs none, or plain ones.
         parcel: that call; its arguments are kept as long as it runs.
+        root: process id above all that counts towards the call's memory, None if that is not watched.
         account: what it has borrowed from the store.
         seat: the seat that it serves, 0 if none.
         functions: keys of those that it has.
@@ -76,6 +77,7 @@ class Worker:
         self.cause = ""
         self.call: int | None = None
         self.parcel: Parcel | None = None
+        self.root: int | None = None
         self.account = Account()
         self.seat = 0
         self.functions: set[int] = set()

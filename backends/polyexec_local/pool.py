@@ -27,6 +27,7 @@ from polyexec.errors import BackendBroken, PolyexecError
 from polyexec.spi import Death, Host, Message, Outcome, PlainCall, SeatListener, Stored, Verdict
 from polyexec_local.channel import Channel, Done, Encoded, Frame, encode, encode_segment
 from polyexec_local.lending import Kept, Lender, Parcel, lost
+from polyexec_local.limits import Limits
 from polyexec_local.member import Worker
 from polyexec_local.memory import Layout
 from polyexec_local.segments import Segment
@@ -82,6 +83,7 @@ class Pool:
         self._failed_starts = 0
         self._stopping = False
         self._stopped = threading.Event()
+        self._limits = Limits()
         self.lender = Lender(store, self._post)
 
     # For any thread
@@ -160,6 +162,7 @@ class Pool:
             self._bury(worker, None, event.reason)
             return
         worker.pid = event.pid
+        self._limits.begin(worker)
         if isinstance(event, Exited):
             self._bury(worker, event.code, _ending(event.code))
 
@@ -292,6 +295,7 @@ class Pool:
         self._fill()
 
     def _free(self, worker: Worker) -> None:
+        self._limits.end(worker)
         worker.call, worker.parcel, worker.seat = None, None, 0
         if worker.gone or worker.leaving or worker.doomed:
             return
@@ -331,6 +335,7 @@ class Pool:
             self._listener.seated(call_id)
         else:
             worker.call, worker.parcel, worker.unsent = call_id, parcel, True
+            self._limits.begin(worker)
             self.lender.deliver(
                 worker.account,
                 parcel,
@@ -499,11 +504,13 @@ class Pool:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(channel)
         worker.close()
+        self._limits.end(worker)
         self.lender.forget(worker.account)
 
     def _report_death(self, worker: Worker, code: int | None, begun: bool) -> None:
         signal_number, exit_code = (-code, None) if code is not None and code < 0 else (None, code)
-        death = Death(self._hostname, worker.pid, signal_number, exit_code, worker.cause, started=begun)
+        cause = worker.cause or ("" if worker.doomed else self._limits.cause_of(signal_number))
+        death = Death(self._hostname, worker.pid, signal_number, exit_code, cause, started=begun)
         if worker.seat:
             death = attrs.evolve(death, started=True)
             self._listener.vacated(worker.seat, worker.page.marked, death)
@@ -514,7 +521,9 @@ class Pool:
 
     def _pause(self, timeout: float | None, due: float | None) -> float | None:
         first = min((worker.deadline for worker in self._workers), default=float("inf"))
+        watched = self._limits.due()
         first = first if due is None else min(first, due)
+        first = first if watched is None else min(first, watched)
         first = min(first, *self._recalls.values()) if self._recalls else first
         left = max(0.0, first - time.monotonic())
         return timeout if left == float("inf") else left if timeout is None else min(left, timeout)
@@ -524,6 +533,8 @@ class Pool:
         for worker in [worker for worker in self._workers if worker.deadline <= now]:
             worker.deadline = float("inf")
             self._end(worker)
+        for worker, cause in self._limits.outgrown():
+            self._give_up(worker, cause)
         for seat in [seat for seat, deadline in self._recalls.items() if deadline <= now]:
             del self._recalls[seat]
             silent = self._seats.get(seat)

@@ -123,7 +123,8 @@ class ProcessBackend(Backend):
         except ResourceExhausted as error:
             self._host.finished(call.id, Outcome.of(outcome.encode_error(error)))
             return
-        self._pool.submit(call.id, Parcel("call", (call.id, call.head), (body, *map(_movable, call.values))))
+        values = (body, *map(_movable, call.values))
+        self._pool.submit(call.id, Parcel("call", (call.id, call.head), values, call.lease.held.memory))
 
     def _body(self, call: Call) -> Stored | Kept:
         if call.body_handle is not None:
