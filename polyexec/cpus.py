@@ -45,10 +45,9 @@ def _by_quota() -> Iterator[int]:
     for line in _read(_OWN_GROUPS).splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            root: str = _GROUPS
-            names: tuple[str, ...] = ("cpu.max",)
+            root, names = _GROUPS, ["cpu.max"]
         elif "cpu" in controllers.split(","):
-            root, names = f"{_GROUPS}/cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            root, names = f"{_GROUPS}/cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
         else:
             continue
         # In a container the groups outside of it are named, but not visible.

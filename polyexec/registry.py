@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import functools
+import importlib
 import os
-from importlib.metadata import EntryPoint
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import attrs
 
+from polyexec import entry_points
 from polyexec.errors import BackendNotFound, BackendUnavailable, SpecificationError
 from polyexec.spi import Backend
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "polyexec.backends"
 VARIABLE = "POLYEXEC_BACKEND"
@@ -43,6 +47,8 @@ def names() -> dict[str, EntryPoint]:
     Raises:
         SpecificationError: two distributions claim one name.
     """
+    import importlib.metadata
+
     found: dict[str, EntryPoint] = {}
     for point in importlib.metadata.entry_points(group=GROUP):
         other = found.get(point.name)
@@ -86,14 +92,13 @@ def backend_class(name: str) -> type[Backend]:
         BackendNotFound: nothing of this name is installed.
         BackendUnavailable: its engine is not installed.
     """
-    point = names().get(name)
-    if point is None:
-        raise BackendNotFound(f"unknown backend {name!r}; installed are {', '.join(names()) or 'none'}")
+    value = entry_points.find(GROUP, name) or _value(name)
+    module, _, attribute = value.partition(":")
     try:
-        loaded = point.load()
+        loaded: Any = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing in ("", "polyexec", point.module.partition(".")[0]):
+        if missing in ("", "polyexec", module.partition(".")[0]):
             raise
         raise BackendUnavailable(
             f'backend {name!r} needs {missing!r}, which is not installed: pip install "polyexec[{name}]"'
@@ -101,8 +106,15 @@ def backend_class(name: str) -> type[Backend]:
             else f"backend {name!r} needs {missing!r}"
         ) from error
     if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
-        raise SpecificationError(f"entry point {name!r} = {point.value} is not a subclass of polyexec.spi.Backend")
+        raise SpecificationError(f"entry point {name!r} = {value} is not a subclass of polyexec.spi.Backend")
     return loaded
+
+
+def _value(name: str) -> str:
+    known = names()
+    if name not in known:
+        raise BackendNotFound(f"unknown backend {name!r}; installed are {', '.join(known) or 'none'}")
+    return f"{known[name].module}:{known[name].attr}"
 
 
 def configure(name: str, backend: type[Backend], keys: dict[str, str]) -> Any:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -10,7 +11,7 @@ import attrs
 import pytest
 
 import polyexec
-from polyexec import registry
+from polyexec import entry_points, registry
 from polyexec.config import LocalClusterConfig
 from polyexec.spi import Backend
 
@@ -29,7 +30,8 @@ def toy() -> type[Backend]:
 
 def install(monkeypatch: pytest.MonkeyPatch, *points: EntryPoint) -> None:
     """Pretend that these entry points are installed, and no others."""
-    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: points)  # type: ignore[attr-defined]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+    monkeypatch.setattr(entry_points, "find", lambda group, name: None)
 
 
 def point(name: str, value: str, distribution: str = "") -> EntryPoint:
