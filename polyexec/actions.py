@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from polyexec import lanes, outcome
@@ -13,6 +12,7 @@ from polyexec.endings import failure_of
 from polyexec.errors import BackendBroken
 from polyexec.hooks import ask_hook
 from polyexec.ledger import need_of
+from polyexec.mailbox import Mailbox
 from polyexec.records import (
     Action,
     Answer,
@@ -82,7 +82,7 @@ class Actions:
         self.calls[action.call] = action.task
         for entry in data.entries:
             entry.running, entry.attempts = True, action.attempt
-        lease = Lease(action.grant.node, spec.request, tuple(sorted(action.grant.gpus)))
+        lease = Lease(action.grant.node, spec.request, self._runtime.scheduler.ledger.gpu_ids(action.grant))
         attempt = self._attempt(action, spec, lease)
         values = [self._runtime.value_of(self._runtime.objects.entries[value]) for value in spec.dependencies]
         call = Call(
@@ -166,10 +166,11 @@ class Actions:
     def call_back(self, entries: Sequence[Entry]) -> None:
         """Let what users want to be called run in its own thread."""
         for entry in entries:
+            callbacks = entry.callbacks
             # Whoever adds one at this very moment may take it back, and calls it himself then.
             with contextlib.suppress(IndexError):
-                while True:
-                    self._runtime.callbacks.post(entry.callbacks.pop(0))
+                while callbacks:
+                    self._runtime.callbacks.post(callbacks.pop(0))
 
     def release(self, data: TaskData) -> None:
         """Let go of what a task has referred to."""
@@ -183,7 +184,7 @@ class Actions:
 
     def answer(self, token: object, value: bool) -> None:
         """Tell whoever has cancelled something whether that worked."""
-        if isinstance(token, SimpleQueue):
+        if isinstance(token, Mailbox):
             token.put(value)
         elif token is not None:
             self._runtime.requests.answer(token, value)

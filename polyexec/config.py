@@ -158,10 +158,10 @@ class LocalClusterConfig:
 
 
 def usable_cpus() -> int:
-    """Count the cores that this process may use, as loky does: affinity and control groups are honoured."""
-    import loky
+    """Count the cpus that this process may use: affinity, control groups and ``LOKY_MAX_CPU_COUNT`` are honoured."""
+    from polyexec import cpus
 
-    return int(loky.cpu_count())
+    return cpus.usable()
 
 
 def machine_memory() -> int:

@@ -7,20 +7,18 @@ import os
 import socket
 import sys
 import time
-import uuid
-from typing import Any
-
-import cloudpickle
+from typing import TYPE_CHECKING, Any
 
 from polyexec import registry
-from polyexec.driver import DriverSession
 from polyexec.errors import BackendNotFound, BackendUnavailable, SpecificationError
-from polyexec.executor import Executor
 from polyexec.registry import Choice
-from polyexec.runtime import Runtime
-from polyexec.session import Info
 from polyexec.spi import Backend, EngineInfo
-from polyexec.wire import Setup
+
+if TYPE_CHECKING:
+    # Not before the backend has begun: its processes start while these are imported.
+    from polyexec.executor import Executor
+    from polyexec.runtime import Runtime
+    from polyexec.session import Info
 
 _logger = logging.getLogger("polyexec")
 
@@ -46,7 +44,21 @@ def connect(specification: str | Any = None) -> Executor:
     """
     began = time.perf_counter()
     backend, choice = _backend(specification)
-    runtime = Runtime(backend, uuid.uuid4().hex[:12])
+    take_back = backend.begin()
+    try:
+        return _executor(backend, choice, began)
+    except BaseException:
+        if take_back is not None:
+            take_back()
+        raise
+
+
+def _executor(backend: Backend, choice: Choice, began: float) -> Executor:
+    from polyexec.driver import DriverSession
+    from polyexec.executor import Executor
+    from polyexec.runtime import Runtime
+
+    runtime = Runtime(backend, os.urandom(6).hex())
     runtime.setup = _setup(backend, runtime)
     engine = backend.open(runtime)
     info = _info(backend, choice, engine, time.perf_counter() - began)
@@ -79,6 +91,10 @@ def _configured(config: Any) -> tuple[Backend, Choice]:
 
 
 def _setup(backend: Backend, runtime: Runtime) -> bytes:
+    import cloudpickle
+
+    from polyexec.wire import Setup
+
     initializer = getattr(backend.config, "initializer", None)
     return Setup(
         runtime.executor_id,
@@ -92,6 +108,8 @@ def _setup(backend: Backend, runtime: Runtime) -> bytes:
 
 
 def _info(backend: Backend, choice: Choice, engine: EngineInfo, seconds: float) -> Info:
+    from polyexec.session import Info
+
     workers = sum(int(node.total.cpus) for node in backend.nodes() if node.alive)
     name = registry.parse(choice.specification)[0]
     return Info(

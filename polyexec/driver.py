@@ -13,11 +13,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from queue import SimpleQueue
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from polyexec import blocking, lanes, outcome
 from polyexec.errors import ExecutorClosed, ForkedExecutor, ObjectLost
+from polyexec.mailbox import Mailbox
 from polyexec.options import TaskOptions
 from polyexec.prepare import prepare_task
 from polyexec.runtime import Runtime, log_unretrieved
@@ -31,6 +33,12 @@ GRACE = 2.0
 
 EXIT_GRACE = 5.0
 """Seconds that tasks get to end when the interpreter exits without ``close``."""
+
+
+_pid = [os.getpid()]
+"""The id of this process; asking the system for each call would take as long as taking the call."""
+
+os.register_at_fork(after_in_child=lambda: _pid.__setitem__(0, os.getpid()))
 
 
 class DriverSession(Session):
@@ -53,6 +61,7 @@ class DriverSession(Session):
         runtime.info = info
         runtime.start()
         self._plain = runtime.plain
+        self._loop = runtime.loop
         # Keeps the session alive: an executor that is dropped without close finishes its tasks, as those of
         # concurrent.futures do.
         atexit.register(self.close_at_exit)
@@ -125,10 +134,21 @@ class DriverSession(Session):
     def wait(self, entries: Sequence[Entry], count: int, timeout: float | None) -> None:
         """Block until enough entries are settled."""
         self._check_process()
-        needed = count - sum(entry.tag is not None for entry in entries)
-        if needed <= 0 or (timeout is not None and timeout <= 0):
-            return
-        arrived: SimpleQueue[Entry] = SimpleQueue()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        objects = self._runtime.objects
+        while True:
+            # The count first: it grows after the tags are set, so that nothing is missed that is settled in between.
+            before = objects.settled_count
+            enough = before + count - _settled(entries, count)
+            left = _left(deadline)
+            if enough <= before or (left is not None and left <= 0):
+                return
+            # Values that others wait for count as well; then there is one round more.
+            if not self._loop.visit_until(partial(objects.have_settled, enough), left):
+                self._wait_helplessly(entries, count, left)
+
+    def _wait_helplessly(self, entries: Sequence[Entry], count: int, timeout: float | None) -> None:
+        arrived = Mailbox[Entry](self._loop)
         watched = [entry for entry in entries if self._watch(entry, arrived.put)]
         try:
             self._collect(entries, count, arrived, timeout)
@@ -137,12 +157,12 @@ class DriverSession(Session):
                 self._unwatch(entry, arrived.put)
 
     @staticmethod
-    def _collect(entries: Sequence[Entry], count: int, arrived: SimpleQueue[Entry], timeout: float | None) -> None:
+    def _collect(entries: Sequence[Entry], count: int, arrived: Mailbox[Entry], timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
         settled = {entry.id for entry in entries if entry.tag is not None}
         while len(settled) < count:
             try:
-                settled.add(blocking.take(arrived, _left(deadline)).id)
+                settled.add(arrived.take(_left(deadline)).id)
             except queue.Empty:
                 return
 
@@ -151,19 +171,20 @@ class DriverSession(Session):
         """Let the loop notify; say whether it will, or the entry is settled already."""
         if entry.tag is not None:
             return False
-        entry.waiters.append(notify)
+        entry.add_waiter(notify)
         return True
 
     @staticmethod
     def _unwatch(entry: Entry, notify: Callable[[Entry], None]) -> None:
         # The loop may clear them at any time.
+        assert entry.waiters is not None
         with contextlib.suppress(ValueError):
             entry.waiters.remove(notify)
 
     def completed(self, entries: Sequence[Entry], timeout: float | None) -> Iterator[Entry]:
         """Give entries in the order in which they are settled."""
         self._check_process()
-        arrived: SimpleQueue[Entry] = SimpleQueue()
+        arrived = Mailbox[Entry](self._loop)
         left = {entry.id for entry in entries}
         for entry in entries:
             self._watch(entry, arrived.put)
@@ -173,7 +194,7 @@ class DriverSession(Session):
         deadline = None if timeout is None else time.monotonic() + timeout
         while left:
             try:
-                entry = blocking.take(arrived, _left(deadline))
+                entry = arrived.take(_left(deadline))
             except queue.Empty:
                 raise TimeoutError(f"{len(left)} Futures are not done") from None
             if entry.id in left:
@@ -203,25 +224,25 @@ class DriverSession(Session):
         self._check_process()
         if entry.tag is not None or self._closed.is_set():
             return False
-        answer: SimpleQueue[bool] = SimpleQueue()
+        answer = Mailbox[bool](self._loop)
         runtime = self._runtime
         runtime.post(lambda: runtime.cancel_entry(entry, entry.task_id, force=force, recursive=recursive, token=answer))
         # An abandoned map, for example, cancels wherever it is collected; the loop cannot wait for itself.
-        return True if runtime.in_loop() else blocking.take(answer)
+        return True if runtime.in_loop() else answer.take()
 
     def subscribe(self, entry: Entry, callback: Callable[[], None]) -> None:
         """Call back in the callback thread, or here and now."""
         self._check_process()
-        entry.callbacks.append(callback)
+        entry.add_callback(callback)
         if entry.tag is not None and _taken(entry, callback):
             callback()
 
     def resources(self) -> ClusterResources:
         """Ask the loop."""
         self._check()
-        answer: SimpleQueue[ClusterResources] = SimpleQueue()
+        answer = Mailbox[ClusterResources](self._loop)
         self._runtime.post(lambda: answer.put(self._runtime.resources()))
-        return blocking.take(answer)
+        return answer.take()
 
     def pin(self, entry_id: int, name: str, item: int | None) -> Entry:
         """Give the entry for one more Future."""
@@ -301,10 +322,15 @@ class DriverSession(Session):
         self._runtime.check_open()
 
     def _check_process(self) -> None:
-        if os.getpid() != self._pid:
+        if self._pid != _pid[0]:
             raise ForkedExecutor(
                 f"this executor was made in process {self._pid}, before os.fork; connect again in process {os.getpid()}"
             )
+
+
+def _settled(entries: Sequence[Entry], most: int) -> int:
+    """Count the entries that are settled, but not beyond what is asked."""
+    return sum(islice((1 for entry in entries if entry.tag is not None), most))
 
 
 def _left(deadline: float | None) -> float | None:
@@ -313,6 +339,7 @@ def _left(deadline: float | None) -> float | None:
 
 def _taken(entry: Entry, callback: Callable[[], None]) -> bool:
     """Take a callback back from an entry; False if the loop has it."""
+    assert entry.callbacks is not None
     try:
         entry.callbacks.remove(callback)
     except ValueError:

@@ -75,8 +75,9 @@ class Executor:
         session = self._here()
         options = self._options_for(function)
         entries = session.submit(function, args, kwargs, options)
-        futures: list[Future[T]] = [Future(session, entry) for entry in entries]
-        return futures[0] if options.num_returns == 1 else futures  # type: ignore[return-value]  # S11
+        if options.num_returns == 1:
+            return Future(session, entries[0])
+        return [Future(session, entry) for entry in entries]  # type: ignore[return-value]  # S11
 
     def put(self, value: T) -> Future[T]:
         """Store a value once, for use by many tasks.

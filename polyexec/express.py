@@ -23,9 +23,6 @@ from polyexec.plain import PlainCall, PlainFunction
 AHEAD = 0.01
 """Seconds of work that may lie before a worker: it hides a round trip, and hardly matters for order or fairness."""
 
-LOW = 0.001
-"""Seconds of work below which a worker is about to have nothing to do."""
-
 OVERHEAD = 10e-6
 """Seconds that a call costs its worker besides its own work."""
 
@@ -217,19 +214,17 @@ class Express:
         Args:
             barrier: calls with ids from here on must wait for ordinary tasks that came before them.
         """
-        while self.pending and self.pending[0].dropped:
-            self.pending.popleft()
-        if self.pending and self.pending[0].id < barrier:
+        pending = self.pending
+        while pending and pending[0].dropped:
+            pending.popleft()
+        if pending and pending[0].id < barrier:
             self._deal(barrier)
         self._look_after_seats()
-        if self.pending and self.pending[0].id < barrier:
-            self._ask()
-        while self.asked > self._wanted(barrier):
-            self.asked -= 1
-            self.actions.append(Withdraw())
+        if pending or self.asked:
+            self._ask(barrier)
         # Whoever adds a call looks at this afterwards, and wakes the thread if it is set. It is not as long as seats
         # have something to do: then their results wake the thread, and many calls travel together.
-        self.hungry = not self.pending and self._has_room()
+        self.hungry = not pending and self._has_room()
 
     def give_up_idle(self) -> None:
         """Give back the seats on which nothing runs: somebody else needs what they hold."""
@@ -244,7 +239,7 @@ class Express:
     def _has_room(self) -> bool:
         if len(self.seats) + self.asked < self.limit:
             return True
-        return any(seat.state is SeatState.OPEN and seat.load < LOW for seat in self.seats.values())
+        return any(seat.state is SeatState.OPEN and not seat.calls for seat in self.seats.values())
 
     def _deal(self, barrier: float) -> None:
         open_seats = [seat for seat in self.seats.values() if seat.state is SeatState.OPEN]
@@ -283,18 +278,22 @@ class Express:
         return dealt
 
     def _look_after_seats(self) -> None:
-        idle = False
-        for seat in tuple(self.seats.values()):
-            if not seat.calls and seat.state is SeatState.CLOSED:
-                self._leave(seat)
-            idle = idle or (not seat.calls and seat.state is SeatState.OPEN)
-        now = self._clock()
+        """Leave seats that have done their part, and take back what waits too long."""
+        idle, left, laden = False, [], []
         for seat in self.seats.values():
-            if not seat.calls:
-                continue
+            if len(seat.calls) > 1:
+                laden.append(seat)
+            elif not seat.calls:
+                idle = idle or seat.state is SeatState.OPEN
+                if seat.state is SeatState.CLOSED:
+                    left.append(seat)
+        for seat in left:
+            self._leave(seat)
+        now = self._clock() if laden else 0.0
+        for seat in laden:
             if not seat.since:
                 seat.since = now
-            if self._may_be_overdue(seat) and self._is_better_shared(seat, now, idle=idle and not self.pending):
+            if seat.state is SeatState.OPEN and self._is_better_shared(seat, now, idle=idle and not self.pending):
                 self.recall(seat.id)
 
     @staticmethod
@@ -308,12 +307,14 @@ class Express:
             return True
         return idle and seat.load - first.cost > AHEAD / 10
 
-    def _ask(self) -> None:
-        wanted = self._wanted(float("inf"))
-        place = self.pending[0].id
+    def _ask(self, barrier: float) -> None:
+        wanted = self._wanted(barrier)
         while self.asked < wanted and len(self.seats) + self.asked < self.limit:
             self.asked += 1
-            self.actions.append(AskForSeat(place))
+            self.actions.append(AskForSeat(self.pending[0].id))
+        while self.asked > wanted:
+            self.asked -= 1
+            self.actions.append(Withdraw())
 
     def _wanted(self, barrier: float) -> int:
         if not self.pending or self.pending[0].id >= barrier:

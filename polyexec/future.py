@@ -7,10 +7,11 @@ is kept.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import islice
+from operator import attrgetter
 from typing import Any, Generic, TypeVar, cast
 
 from polyexec import outcome
@@ -22,6 +23,7 @@ from polyexec.stored import Stored, Tag
 T = TypeVar("T")
 _logger = logging.getLogger("polyexec")
 _UNSET: Any = object()
+_FEW = 8
 
 
 class Future(Reference, Generic[T]):
@@ -136,6 +138,8 @@ class Future(Reference, Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait in an asyncio coroutine, without blocking its loop."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
 
@@ -239,19 +243,38 @@ def entries_of(session: Session, futures: Iterable[Any]) -> list[Entry]:
     return entries
 
 
+_session_of = attrgetter("_session")
+_entry_of = attrgetter("_entry")
+
+
 def wait(
     session: Session, futures: Sequence[Future[T]], count: int | None, timeout: float | None
 ) -> tuple[list[Future[T]], list[Future[T]]]:
     """Wait for some Futures; see ``Executor.wait``."""
-    unique = list({id(entry): (future, entry) for future, entry in _paired(session, futures)}.values())
+    unique, entries = _distinct(session, futures)
     wanted = len(unique) if count is None else min(count, len(unique))
-    entries = [entry for _, entry in unique]
     session.wait(entries, wanted, timeout)
-    done: list[Future[T]] = []
-    pending: list[Future[T]] = []
-    for future, entry in unique:
-        (done if entry.tag is not None and len(done) < wanted else pending).append(future)
+    found = list(islice((index for index, entry in enumerate(entries) if entry.tag is not None), wanted))
+    done = [unique[index] for index in found]
+    if len(found) <= _FEW:
+        # The others are copied as a whole, so that a program which takes one Future after the other is not held up.
+        pending = list(unique)
+        for index in reversed(found):
+            del pending[index]
+    else:
+        taken = set(found)
+        pending = [future for index, future in enumerate(unique) if index not in taken]
     return done, pending
+
+
+def _distinct(session: Session, futures: Sequence[Future[T]]) -> tuple[Sequence[Future[T]], list[Entry]]:
+    """Check Futures, and give them and their entries, each once; quickly if there is nothing unusual about them."""
+    if set(map(type, futures)) <= {Future} and set(map(_session_of, futures)) <= {session}:
+        entries = list(map(_entry_of, futures))
+        if len(set(entries)) == len(entries):
+            return futures, entries
+    pairs = list(_paired(session, futures))
+    return [future for future, _ in pairs], [entry for _, entry in pairs]
 
 
 def _paired(session: Session, futures: Iterable[Future[T]]) -> Iterator[tuple[Future[T], Entry]]:

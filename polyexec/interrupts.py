@@ -10,6 +10,7 @@ State and who owns it
 
 from __future__ import annotations
 
+import _signal
 import ctypes
 import signal
 import sys
@@ -183,7 +184,8 @@ class SignalInterrupts(_Bodies):
 
     def begin(self, call_id: int) -> None:
         """Note that the body of a call runs in the main thread from now on."""
-        if signal.getsignal(signal.SIGINT) != self._on_signal:
+        # What ``signal`` itself offers converts to enums, which takes longer than everything else here.
+        if _signal.getsignal(signal.SIGINT) != self._on_signal:
             signal.signal(signal.SIGINT, self._on_signal)
         super().begin(call_id)
 

@@ -175,6 +175,11 @@ class Ledger:
         """End a grant."""
         self._nodes[grant.node].give_back(grant)
 
+    def gpu_ids(self, grant: Grant) -> tuple[str, ...]:
+        """Give the accelerators of a grant as ``CUDA_VISIBLE_DEVICES`` calls them."""
+        names = self._nodes[grant.node].node.gpu_ids
+        return tuple(names[index] if index < len(names) else str(index) for index in sorted(grant.gpus))
+
     def earmark(self, need: Need, kept: dict[str, dict[str, int]]) -> None:
         """Keep for a need that does not fit what it waits for, on the node that will most likely meet it.
 

@@ -1,24 +1,37 @@
-"""One thread that runs functions posted to it, and timers: the owner of all that needs one.
+"""The loop: functions posted to it, timers, and what a backend's poller brings, one after the other.
 
-``_sleeping`` and ``_sleep_number`` are written by the thread alone, ``_woken`` by those who wake it. Whoever posts
-adds to the inbox first and looks at ``_sleeping`` then; the thread sets it first and looks at the inbox then; so
-either the thread sees what was posted, or it is woken.
+Whoever has ``_role`` is the loop, and owns all that belongs to it: usually a thread of its own, and at times a thread
+of the user's that would only wait for it otherwise. After the user's threads have had the role the loop's own thread
+stands back for a moment, because they will want it again; then it looks whether it is needed.
+
+``_sleeping`` and ``_sleep_number`` are written under ``_role``, ``_woken`` by those who wake. Whoever posts adds to the
+inbox first and looks at ``_sleeping`` then; the loop sets it first and looks at the inbox then; so either the loop sees
+what was posted, or it is woken. ``_visits`` and ``_helpless`` may miss a count when threads meet; that costs time only.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from polyexec.session import task_session
+from polyexec.shield import Shield
 from polyexec.spi import Poller
 
 _BATCH = 256
 
 _LONGEST_POLL = 1.0
-"""Seconds; Ctrl-C may come between posting and waking, and then nobody wakes the thread."""
+"""Seconds; Ctrl-C may come between posting and waking, and then nobody wakes the loop."""
+
+_STAND_BACK = 0.002
+_LONGEST_STAND_BACK = 0.05
+"""Seconds that the loop's own thread leaves the role to others."""
+
+_FOR_EVER = float("inf")
 
 
 class QueuePoller:
@@ -66,71 +79,189 @@ class Loop:
         self._pause = pause
         self._advance = advance
         self._failed = failed
+        self._role = threading.Lock()
+        self._owner = 0
+        self._shield = Shield(self.wake)
+        self._shared = False
+        self._visits = 0
+        self._helpless = 0
+        self._half_done = False
         self._sleeping = False
         self._sleep_number = 0
         self._woken = 0
         self._stopped = False
         self._ended = False
         self._after_end = threading.Lock()
+        self._come_back: SimpleQueue[None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def wait_with(self, poller: Poller) -> None:
-        """Let the thread wait for something else besides; before it starts."""
+        """Wait for something else besides, and let the user's threads have the role; before the start."""
         self._poller = poller
+        self._shared = True
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def post(self, function: Callable[..., None], *args: Any) -> None:
-        """Let the thread call a function. Never blocks, and may be called inside any other code."""
+        """Let the loop call a function. Never blocks, and may be called inside any other code."""
         self._posted.append((function, args))
         self.nudge()
         if self._ended:
             self._take_rest()
 
     def nudge(self) -> None:
-        """Let the thread call ``advance`` soon. Never blocks, and may be called inside any other code."""
+        """Let the loop call ``advance`` soon. Never blocks, and may be called inside any other code."""
         sleep = self._sleep_number
         if self._sleeping and self._woken != sleep:
-            self._poller.wake()
+            self.wake()
             # Once for each sleep is enough, and once more does no harm.
             self._woken = sleep
 
+    def wake(self) -> None:
+        """End the loop's wait, the present one or the next."""
+        self._poller.wake()
+
     def is_current(self) -> bool:
-        """Say whether this code runs in the thread."""
-        return self._thread is threading.current_thread()
+        """Say whether this thread is the loop; as a finaliser, for example, code may find itself there."""
+        return self._owner == threading.get_ident()
 
     def stop(self) -> None:
         """End the thread after what was posted before; wait for its end unless this is it."""
         self.post(self._stop)
-        if not self.is_current():
+        if not self.is_current() and self._thread is not threading.current_thread():
             self._thread.join()
 
     def _stop(self) -> None:
         self._stopped = True
+        self._come_back.put(None)
+
+    # For a thread of the user's
+
+    def visit(self, *, poll: bool) -> None:
+        """Be the loop for one turn if nobody else is, otherwise wake it. Does not block.
+
+        Args:
+            poll: look for what has come, too.
+        """
+        if not (self._shared and self._enter()):
+            self.nudge()
+            return
+        try:
+            if poll:
+                self._poll(0.0)
+            self._work()
+        finally:
+            self._leave()
+
+    def visit_until(self, is_done: Callable[[], bool], timeout: float | None) -> bool:
+        """Be the loop until something is so.
+
+        Args:
+            is_done: asked after each event.
+            timeout: seconds.
+
+        Returns:
+            False, at once, if that is not possible, because somebody else is the loop; True after the visit, which
+            ends early when the time is over. Raises what the program wants to happen on Ctrl-C.
+        """
+        if not (self._shared and self._enter()):
+            return False
+        began = time.monotonic()
+        end = _FOR_EVER if timeout is None else began + timeout
+        try:
+            while not is_done() and not self._shield.came:
+                left = end - time.monotonic()
+                if left <= 0 or self._stopped:
+                    break
+                self._poll(min(left, _LONGEST_POLL))
+                if is_done():
+                    # The rest can wait until after the caller has what it waits for.
+                    self._half_done = True
+                    break
+                self._work()
+        finally:
+            self._leave(alert=time.monotonic() - began > _STAND_BACK)
+        return True
+
+    def count_helpless(self, change: int) -> None:
+        """Note that a thread waits for the loop without being it, or does not any more.
+
+        As long as there is one the loop's own thread does not stand back.
+        """
+        self._helpless = max(0, self._helpless + change)
+        if change > 0:
+            self._come_back.put(None)
+
+    def _enter(self) -> bool:
+        # The body of a task may be interrupted anywhere, and must not take another executor's loop with it.
+        if self._stopped or task_session() is not None or not self._shield.up():
+            return False
+        self._visits += 1
+        if self._role.acquire(blocking=False):
+            self._owner = threading.get_ident()
+            return True
+        self._shield.down()
+        return False
+
+    def _leave(self, *, alert: bool = False) -> None:
+        self._visits += 1
+        self._owner = 0
+        self._role.release()
+        if alert or self._stopped:
+            self._come_back.put(None)
+        self._shield.down()
+
+    # For whoever is the loop
 
     def _run(self) -> None:
+        seen = 0
         while not self._stopped:
-            self._sleep()
-            for _ in range(min(len(self._posted), _BATCH)):
-                self._take_one()
-            self._guarded(self._advance)
-        self._poller.close_poller()
-        self._ended = True
+            if self._visits != seen and not self._helpless:
+                seen = self._visits
+                self._stand_back()
+                continue
+            with self._role:
+                self._owner = threading.get_ident()
+                self._poll(_LONGEST_POLL)
+                self._work()
+                self._owner = 0
+        with self._role:
+            self._poller.close_poller()
+            self._ended = True
         self._take_rest()
 
-    def _sleep(self) -> None:
+    def _stand_back(self) -> None:
+        """Leave the role to the user's threads for a moment; longer while one of them has it."""
+        pause = _STAND_BACK
+        while True:
+            try:
+                self._come_back.get(timeout=pause)
+                while True:
+                    self._come_back.get_nowait()
+            except Empty:
+                if self._helpless or not self._role.locked():
+                    return
+                pause = min(2 * pause, _LONGEST_STAND_BACK)
+
+    def _poll(self, limit: float) -> None:
         """Wait for something to do; a backend's events are dealt with meanwhile."""
         self._sleep_number += 1
         self._sleeping = True
         try:
-            pause = 0.0 if self._posted else self._pause()
-            self._poller.poll(_LONGEST_POLL if pause is None else min(pause, _LONGEST_POLL))
+            pause = 0.0 if self._posted or self._half_done else self._pause()
+            self._poller.poll(limit if pause is None else min(pause, limit))
         except Exception as error:
             self._failed(error)
         finally:
             self._sleeping = False
+
+    def _work(self) -> None:
+        self._half_done = False
+        for _ in range(min(len(self._posted), _BATCH)):
+            self._take_one()
+        self._guarded(self._advance)
 
     def _take_one(self) -> None:
         function, args = self._posted.popleft()

@@ -40,6 +40,7 @@ class ObjectTable:
         self.entries: dict[int, Entry] = {}
         self._contents: dict[int, _Content] = {}
         self._changes: deque[tuple[int, int]] = deque()
+        self.settled_count = 0
         self._free = free
         self._forget = forget
         self._report = report
@@ -59,8 +60,12 @@ class ObjectTable:
                 self.complete(entry)
 
     def complete(self, entry: Entry) -> None:
-        """Note that an entry was settled while it was loose; both who exposes it and who settles it look whether."""
-        self._contents.setdefault(entry.id, _Content(None, (), 1))
+        """Note that an entry was settled while it was loose, if it has been exposed; whoever did the last step does."""
+        if entry.id in self.entries:
+            self._contents.setdefault(entry.id, _Content(None, (), 1))
+            if entry.count <= 0:
+                # Its Future has gone between the two steps, so that this is the loop.
+                self.refer([entry.id], 0)
 
     def note(self, entry_id: int, change: int) -> None:
         """Note that a Future has come or gone. From any thread, inside any other code."""
@@ -96,12 +101,15 @@ class ObjectTable:
             entry.stored, entry.handle = stored, handle
             entry.running = False
             entry.tag = Tag.ERROR if head.tag is Tag.BROKEN else head.tag
-            for notify in tuple(entry.waiters):
-                notify(entry)
-            entry.waiters.clear()
+            entry.notify()
+        self.settled_count += len(entries)
         for entry in entries:
             if entry.count <= 0:
                 self._drop_all(self._drop(entry, head.summary))
+
+    def have_settled(self, count: int) -> bool:
+        """Say whether so many values have been settled in all. From any thread."""
+        return self.settled_count >= count
 
     def let_go(self) -> None:
         """Let go of all that the engine keeps, because it is closed; what is here stays readable."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
@@ -101,7 +101,7 @@ class FunctionTable:
         known = self._known.get((id(function), name))
         if known is not None and known.holds(function):
             return known.plain
-        if type(function) is not FunctionType or not (_is_importable(function) or _is_stateless(function)):
+        if type(function) is not FunctionType or not (_namespace(function) is not None or _is_stateless(function)):
             return None
         plain = self._describe(payload.dump_bytes(function), name or function.__name__)
         self._known[id(function), name] = _Known(function, plain)
@@ -123,28 +123,33 @@ class FunctionTable:
 class _Known:
     """What a description rests on; kept with the function itself, so that no other gets its id."""
 
-    __slots__ = ("code", "function", "importable", "plain")
+    __slots__ = ("code", "function", "namespace", "plain")
 
     def __init__(self, function: FunctionType, plain: PlainFunction) -> None:
         self.function = function
         self.code = function.__code__
-        self.importable = _is_importable(function)
+        self.namespace = _namespace(function)
         self.plain = plain
 
     def holds(self, function: Callable[..., Any]) -> bool:
         if function is not self.function:
             return False
-        return _is_importable(self.function) if self.importable else _is_stateless(self.function, self.code)
+        if self.namespace is None:
+            return _is_stateless(self.function, self.code)
+        return not _by_value and self.namespace.get(self.function.__qualname__) is function
 
 
-def _is_importable(function: FunctionType) -> bool:
-    """Say whether a pickle of the function is no more than where to import it from."""
+_by_value: Collection[str] = getattr(cloudpickle.cloudpickle, "_PICKLE_BY_VALUE_MODULES", ("unknown",))
+"""Modules whose functions, and those of whose submodules, travel as their code; the set itself, which may change."""
+
+
+def _namespace(function: FunctionType) -> Mapping[str, Any] | None:
+    """Give the namespace of the module if a pickle of the function is no more than where to import it from."""
     name = function.__module__
-    # Functions of registered modules, or of their submodules, travel as their code.
-    if name is None or name == "__main__" or cloudpickle.list_registry_pickle_by_value():
-        return False
-    module = sys.modules.get(name)
-    return module is not None and module.__dict__.get(function.__qualname__) is function
+    module = None if name is None or name == "__main__" or _by_value else sys.modules.get(name)
+    if module is None or module.__dict__.get(function.__qualname__) is not function:
+        return None
+    return module.__dict__
 
 
 def _is_stateless(function: FunctionType, code: CodeType | None = None) -> bool:

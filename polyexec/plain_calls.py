@@ -28,6 +28,9 @@ from polyexec.wire import TaskSpec
 if TYPE_CHECKING:
     from polyexec.runtime import Runtime
 
+_LOOK_AROUND = 1e-3
+"""Seconds after which a thread that submits looks for results; by then there are many calls to hand over."""
+
 _REQUEST = Resources(1)
 _SPEC = TaskSpec("", "", _REQUEST, (), (), 1, 0, 0, None, False, None, None, {}, False)
 
@@ -55,6 +58,7 @@ class PlainCalls:
         self._seats = seats
         self._functions = FunctionTable()
         self._chases: list[_Chase] = []
+        self._next_look = 0.0
         self.express = Express(time.monotonic, self._make_ordinary)
 
     # For any thread
@@ -93,7 +97,11 @@ class PlainCalls:
         express = self.express
         express.pending.append(entry.plain)
         if express.hungry:
-            self._runtime.nudge()
+            self._runtime.loop.visit(poll=False)
+        elif time.monotonic() > self._next_look:
+            # So that a thread which submits a lot need not take turns with the loop's own.
+            self._next_look = time.monotonic() + _LOOK_AROUND
+            self._runtime.loop.visit(poll=True)
         return entry
 
     # In the loop
@@ -105,13 +113,12 @@ class PlainCalls:
             self._fail()
             return
         express.decide(runtime.scheduler.barrier())
-        while express.actions or (express.hungry and express.pending):
-            actions = tuple(express.actions)
-            express.actions.clear()
+        while express.actions:
+            actions, express.actions = express.actions, []
             for action in actions:
                 self._carry_out(action)
-            runtime.schedule()
-            express.decide(runtime.scheduler.barrier())
+            if runtime.schedule() or (express.hungry and express.pending):
+                express.decide(runtime.scheduler.barrier())
 
     def _carry_out(self, action: ExpressAction) -> None:
         if type(action) is Hand:
@@ -175,12 +182,10 @@ class PlainCalls:
         entry.attempts = 1
         entry.stored = Stored(data)
         entry.tag = Tag.VALUE
-        if not entry.loose:
-            self._runtime.objects.complete(entry)
-        if entry.waiters:
-            for notify in tuple(entry.waiters):
-                notify(entry)
-            entry.waiters.clear()
+        objects = self._runtime.objects
+        objects.settled_count += 1
+        objects.complete(entry)
+        entry.notify()
         if entry.callbacks:
             self._runtime.call_back([entry])
 

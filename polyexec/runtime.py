@@ -68,20 +68,19 @@ class Runtime:
         self._notes_posted = False
         self._draining = False
         self.plain: PlainCalls | None = None
-        self._loop = Loop("polyexec-loop", self._pause, self._advance, self._internal_error)
-        self.post = self._loop.post
-        self.nudge = self._loop.nudge
+        self.loop = Loop("polyexec-loop", self._pause, self._advance, self._internal_error)
+        self.post = self.loop.post
 
     # For any thread
 
     def start(self) -> None:
         """Start the loop; the backend is open."""
         if self.backend.poller is not None:
-            self._loop.wait_with(self.backend.poller)
+            self.loop.wait_with(self.backend.poller)
         if self.backend.seats is not None:
             self.plain = PlainCalls(self, self.backend.seats)
         self._take_nodes()
-        self._loop.start()
+        self.loop.start()
 
     def stop(self, patience: float | None) -> None:
         """End all threads after what was posted before, and wait for their end.
@@ -91,13 +90,13 @@ class Runtime:
         """
         self.post(self.fail, ExecutorClosed("the executor was closed before the task ended"))
         self.post(self.objects.let_go)
-        self._loop.stop()
+        self.loop.stop()
         self.hooks.stop(patience)
         self.callbacks.stop(patience)
 
     def in_loop(self) -> bool:
         """Say whether this code runs in the loop's thread; as a finaliser it may."""
-        return self._loop.is_current()
+        return self.loop.is_current()
 
     def new_id(self) -> int:
         """Give the id of a new value; the next ones belong to its siblings."""
@@ -197,15 +196,17 @@ class Runtime:
             self.fail(ExecutorClosed("the executor was closed"))
             self.drained.set()
 
-    def schedule(self) -> None:
-        """Let the scheduler decide, and carry it out."""
-        self.scheduler.schedule()
-        actions = self.scheduler.actions
-        while actions:
-            batch = tuple(actions)
-            actions.clear()
+    def schedule(self) -> bool:
+        """Let the scheduler decide, and carry it out; say whether it had anything to do."""
+        scheduler = self.scheduler
+        scheduler.schedule()
+        if not scheduler.actions:
+            return False
+        while scheduler.actions:
+            batch, scheduler.actions = scheduler.actions, []
             self._actions.carry_out(batch)
-            self.scheduler.schedule()
+            scheduler.schedule()
+        return True
 
     def _is_empty(self) -> bool:
         return not self.scheduler.tasks and (self.plain is None or self.plain.is_empty)

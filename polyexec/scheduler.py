@@ -157,6 +157,8 @@ class Scheduler:
 
     def barrier(self) -> float:
         """Give the id from which on plain calls must wait for ordinary tasks."""
+        if not (self.ready or self.waits.blocked):
+            return _NO_BARRIER
         return 0 if self.waits.is_resuming else self.ready.barrier(self.ledger)
 
     @property
@@ -177,6 +179,8 @@ class Scheduler:
 
     def schedule(self) -> None:
         """Start whatever there is room for; to be called after each batch of events."""
+        if not (self.ready or self.waits.blocked or self._queued):
+            return
         self.waits.resume()
         kept = self.waits.kept()
         self._promote(kept)
@@ -454,4 +458,5 @@ def _is_plain(task: Task) -> bool:
 
 
 _PLAIN = {SLOT: 1, "cpus": UNIT}
+_NO_BARRIER = float("inf")
 _PLACES = (1 << 20) - 2

@@ -7,6 +7,7 @@ answers, so that ``Executor`` and ``Future`` are the same classes on both sides.
 from __future__ import annotations
 
 import contextvars
+import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,6 +75,10 @@ class ClusterResources:
     nodes: tuple[NodeInfo, ...]
 
 
+_adding = threading.RLock()
+"""Held while an entry gets its first waiter or callback; a finaliser may do so while this very thread does."""
+
+
 class Entry:
     """One value that exists, or will: what a session knows about it, shared by all its Futures here.
 
@@ -124,8 +129,30 @@ class Entry:
         self.retrieved = False
         self.attempts = 0
         self.count = 0
-        self.waiters: list[Callable[[Entry], None]] = []
-        self.callbacks: list[Callable[[], None]] = []
+        self.waiters: list[Callable[[Entry], None]] | None = None
+        self.callbacks: list[Callable[[], None]] | None = None
+
+    def add_waiter(self, notify: Callable[[Entry], None]) -> None:
+        """Let the loop notify somebody when the tag is set; whoever adds one looks at the tag afterwards."""
+        with _adding:
+            if self.waiters is None:
+                self.waiters = []
+            self.waiters.append(notify)
+
+    def add_callback(self, callback: Callable[[], None]) -> None:
+        """Let the loop have a callback run when the tag is set; whoever adds one looks at the tag afterwards."""
+        with _adding:
+            if self.callbacks is None:
+                self.callbacks = []
+            self.callbacks.append(callback)
+
+    def notify(self) -> None:
+        """Tell those who wait; for the loop, after it has set the tag."""
+        waiters = self.waiters
+        if waiters:
+            for notify in tuple(waiters):
+                notify(self)
+            waiters.clear()
 
 
 class Session(ABC):

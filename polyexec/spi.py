@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import attrs
@@ -114,6 +114,8 @@ class Node:
             resources alone are the limit.
         alive: False once it is lost.
         labels: names and values that tasks may ask for.
+        gpu_ids: what ``CUDA_VISIBLE_DEVICES`` calls its accelerators, by index; those without a name are called by
+            their index. ``LocalClusterConfig.gpu_ids`` gives those of this machine.
     """
 
     id: str
@@ -122,6 +124,7 @@ class Node:
     slots: int | None = None
     alive: bool = True
     labels: Mapping[str, str] = attrs.field(factory=dict)
+    gpu_ids: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -131,12 +134,12 @@ class Lease:
     Attributes:
         node: id of the node on which it must run.
         held: the amounts.
-        gpu_ids: indices of the accelerators that it may use on that node.
+        gpu_ids: the accelerators that it may use on that node, as ``CUDA_VISIBLE_DEVICES`` calls them.
     """
 
     node: str
     held: Resources
-    gpu_ids: tuple[int, ...] = ()
+    gpu_ids: tuple[str, ...] = ()
 
 
 @attrs.frozen(eq=False)
@@ -330,6 +333,16 @@ class Backend(ABC):
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    def begin(self) -> Callable[[], None] | None:
+        """Start early what takes long: ``connect`` calls this as soon as it can, and has much to do before ``open``.
+
+        Must not block. May raise what ``open`` may; ``open`` must work without it.
+
+        Returns:
+            What takes it back, called if ``connect`` fails later, in ``open`` perhaps; None if there is nothing.
+        """
+        return None
 
     @abstractmethod
     def open(self, host: Host) -> EngineInfo:

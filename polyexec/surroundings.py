@@ -42,7 +42,7 @@ def surroundings(attempt: Attempt, *, exclusive: bool, own_process: bool) -> Ite
     """
     variables = dict.fromkeys(POOL_VARIABLES, str(attempt.threads)) if exclusive else {}
     if attempt.gpu_ids is not None:
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, attempt.gpu_ids))
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(attempt.gpu_ids)
     variables |= attempt.env
     size = _pool_size_for(attempt) if exclusive else None
     if own_process:

@@ -151,7 +151,7 @@ class Attempt:
     name: str
     threads: int
     env: Mapping[str, str]
-    gpu_ids: tuple[int, ...] | None
+    gpu_ids: tuple[str, ...] | None
     items: tuple[int | None, ...]
     num_returns: int
     retry_on: bytes | None

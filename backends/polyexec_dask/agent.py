@@ -19,10 +19,10 @@ import attrs
 from distributed import Worker
 from distributed.core import Status
 
-from polyexec import envelope, outcome
+from polyexec import envelope, memory_usage, outcome
 from polyexec.interrupts import ThreadInterrupts
 from polyexec.spi import Stored, Verdict
-from polyexec_dask import memory, memory_limit
+from polyexec_dask import memory
 from polyexec_dask.link import Link, Message, pack, unpack
 from polyexec_dask.uplink import CallUplink, DriverGone, Requests
 
@@ -186,18 +186,17 @@ class Agent:
         if self._guard is not None:
             self._guard.cancel()
             self._guard = None
-        used = memory_limit.private_bytes()
-        if allowance and used is not None:
-            self._check_memory(used, allowance)
+        if allowance:
+            self._check_memory(memory_usage.used_by(os.getpid()), allowance)
 
     def _check_memory(self, before: int, allowance: int) -> None:
-        used = memory_limit.private_bytes()
-        if used is not None and used > memory_limit.limit(before, allowance) and self._link is not None:
+        used = memory_usage.outgrown(os.getpid(), before, allowance)
+        if used is not None and self._link is not None:
             self._held = True
-            self._link.send(("outgrown", used - before, allowance), self._on_die)
+            self._link.send(("outgrown", used, allowance), self._on_die)
             return
         loop = asyncio.get_running_loop()
-        self._guard = loop.call_later(memory_limit.CHECK_SECONDS, self._check_memory, before, allowance)
+        self._guard = loop.call_later(memory_usage.CHECK_SECONDS, self._check_memory, before, allowance)
 
     def run(self, number: int) -> None:
         """Run a call that the driver has sent, or do nothing if it is revoked or not for this process.

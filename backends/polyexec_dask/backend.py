@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from polyexec.errors import ObjectLost
-from polyexec.spi import Backend, Call, Capabilities, EngineInfo, Host, Node, Stored, Value
+from polyexec.spi import Backend, Call, Capabilities, Deviation, EngineInfo, Host, Node, Stored, Value
 from polyexec_dask import engine_threads, memory
 from polyexec_dask.cluster import Cluster
 from polyexec_dask.configuration import DaskConfig
@@ -24,6 +24,28 @@ class DaskBackend(Backend):
     """Runs calls on Dask's distributed scheduler."""
 
     Config: ClassVar[type[Any]] = DaskConfig
+    deviations: ClassVar[tuple[Deviation, ...]] = (
+        Deviation(
+            "O3",
+            "What a task puts comes to the driver in a message of the task's worker, and is kept in the driver's own "
+            "memory, not in the store from which tasks read.",
+            "An array that was put inside a task is copied for each task that reads it; those that the caller has put "
+            "or that tasks have returned are not.",
+        ),
+        Deviation(
+            "O4",
+            "A call and its arguments are one message over the connection to a worker, whatever its size.",
+            "A large argument is sent to the worker, and not by shared memory; put it, or make it in a task. A result "
+            "that only other tasks use does not pass through the driver.",
+        ),
+        Deviation(
+            "F16",
+            "What a task has started is found by the process group of its worker. When the worker has died, nothing "
+            "tells any more where a process came from that has left this group.",
+            "Processes in the worker's process group die with it; those that lead a group or a session of their own "
+            "live on.",
+        ),
+    )
     capabilities: ClassVar[Capabilities] = Capabilities(processes=True, queues_calls=True, remote=True)
 
     def __init__(self, config: DaskConfig) -> None:

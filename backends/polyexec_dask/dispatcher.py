@@ -11,8 +11,9 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from polyexec import memory_usage
 from polyexec.spi import Call, Death, Host, Outcome, Value, Verdict
-from polyexec_dask import memory, memory_limit
+from polyexec_dask import memory
 from polyexec_dask.dask_tasks import DaskTasks
 from polyexec_dask.link import Message, pack, unpack
 from polyexec_dask.placement import Workers
@@ -224,7 +225,7 @@ class Dispatcher:
         self._host.request(RequestId(remote, number), call_id, unpack(message))
 
     def _on_outgrown(self, remote: Remote, used: int, allowance: int) -> None:
-        remote.cause = memory_limit.describe(used, allowance)
+        remote.cause = memory_usage.describe(used, allowance)
 
     def reply(self, request_id: object, message: bytes, values: Sequence[Value]) -> None:
         """Answer a request."""

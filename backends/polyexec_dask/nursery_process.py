@@ -18,7 +18,8 @@ import socket
 import sys
 from typing import Any
 
-from polyexec_dask import memory_limit, worker_process
+from polyexec import memory_usage
+from polyexec_dask import worker_process
 from polyexec_dask.frames import Frames
 
 _PARENT_CHECK_SECONDS = 1.0
@@ -42,7 +43,7 @@ class _Nursery:
     def serve(self) -> None:
         try:
             while os.getppid() == self._driver:
-                pause = memory_limit.CHECK_SECONDS if self._allowances else _PARENT_CHECK_SECONDS
+                pause = memory_usage.CHECK_SECONDS if self._allowances else _PARENT_CHECK_SECONDS
                 ready, _, _ = select.select([self._control.fileno(), self._wake], [], [], pause)
                 self._check_memory()
                 if self._wake in ready:
@@ -105,16 +106,15 @@ class _Nursery:
 
     def _guard(self, pid: int, allowance: int) -> None:
         self._allowances.pop(pid, None)
-        used = memory_limit.private_bytes(pid)
-        if allowance and used is not None and pid in self._children:
-            self._allowances[pid] = (used, allowance)
+        if allowance and pid in self._children:
+            self._allowances[pid] = (memory_usage.used_by(pid), allowance)
 
     def _check_memory(self) -> None:
         for pid, (before, allowance) in list(self._allowances.items()):
-            used = memory_limit.private_bytes(pid)
-            if used is not None and used > memory_limit.limit(before, allowance):
+            used = memory_usage.outgrown(pid, before, allowance)
+            if used is not None:
                 del self._allowances[pid]
-                self._tell("outgrown", pid, used - before, allowance)
+                self._tell("outgrown", pid, used, allowance)
                 self._kill(pid)
 
     def _bury(self) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 
 import attrs
 
+from polyexec import memory_usage
 from polyexec.errors import BackendBroken
 from polyexec.spi import Death, EngineInfo, Host, Node
-from polyexec_dask import memory_limit, own_scheduler
+from polyexec_dask import own_scheduler
 from polyexec_dask.cluster import Cluster
 from polyexec_dask.configuration import DaskConfig
 from polyexec_dask.dispatcher import Dispatcher
@@ -60,7 +61,11 @@ class OwnCluster(Cluster):
         self._target = int(total.cpus)
         self._hostname = socket.gethostname()
         self._node = Node(
-            self._hostname, self._hostname, total, slots=max(2 * self._target, self._target + _EXTRA_SLOTS)
+            self._hostname,
+            self._hostname,
+            total,
+            slots=max(2 * self._target, self._target + _EXTRA_SLOTS),
+            gpu_ids=config.gpu_ids(),
         )
         self._children: dict[str, _Child] = {}
         self._attaching: set[asyncio.Task[None]] = set()
@@ -225,7 +230,7 @@ class OwnCluster(Cluster):
         """Learn that a worker's process is being killed because of its memory."""
         for child in self._children.values():
             if child.pid == pid and child.remote is not None:
-                child.remote.cause = memory_limit.describe(used, allowance)
+                child.remote.cause = memory_usage.describe(used, allowance)
 
     def on_nursery_lost(self) -> None:
         """Learn that the nursery has died, by nobody's order; its workers died with it."""

@@ -31,10 +31,12 @@ _DONE_MAGIC = b"plxd"
 _DONE = struct.Struct("<4sQQ")
 _CHUNK = 1 << 20
 _READ = 1 << 16
-"""Bytes taken at once; a larger buffer would be new memory each time."""
+"""Bytes taken at once."""
 
 _DESCRIPTORS = 250
 """Sent with one message at most; Linux allows 253."""
+
+_SPACE = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
 
 _NO_SIGNAL: int = getattr(socket, "MSG_NOSIGNAL", 0)
 """A program may have given SIGPIPE its default back, by which a worker's death would end the driver."""
@@ -133,6 +135,7 @@ class Channel:
         self._private = private
         self._writing = threading.Lock()
         self._received = bytearray()
+        self._room = memoryview(bytearray(_READ))
         self._descriptors: deque[int] = deque()
         self._outgoing: deque[_Outgoing] = deque()
 
@@ -201,8 +204,7 @@ class Channel:
             OSError: the other end is gone, or what it sends is not good, or finds no room here; the channel is of no
                 use any more.
         """
-        space = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
-        data, ancillary, flags, _ = self._socket.recvmsg(_READ, space, socket.MSG_CMSG_CLOEXEC)
+        count, ancillary, flags, _ = self._socket.recvmsg_into([self._room], _SPACE, socket.MSG_CMSG_CLOEXEC)
         for level, kind, rights in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 numbers = array.array("i")
@@ -210,9 +212,9 @@ class Channel:
                 self._descriptors.extend(numbers)
         if flags & socket.MSG_CTRUNC:
             raise OSError(errno.EMFILE, "no descriptor is left for the values that arrive")
-        if not data:
+        if not count:
             return None
-        self._received += data
+        self._received += self._room[:count]
         frames: deque[Frame | Done] = deque()
         used = 0
         try:

@@ -24,6 +24,9 @@ _MESSAGE_LIMIT = 1 << 16
 _DYING = 0.1
 """Seconds to wait for the status of a process that has closed its descriptors; it has all but ended."""
 
+_ABANDONED = 1.0
+"""Seconds to wait for the end of a worker whose keeper was killed: it must not run when others get what it held."""
+
 _NO_SIGNAL: int = getattr(socket, "MSG_NOSIGNAL", 0)
 _CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
@@ -86,12 +89,12 @@ class _Worker:
             else:
                 os.kill(self.pid, signal.SIGKILL)
 
-    def lives(self) -> bool:
+    def lives(self, patience: float = 0.0) -> bool:
         if self.lifeline < 0:
             return True
         ended = select.poll()
         ended.register(self.lifeline, select.POLLIN)
-        return not ended.poll(0)
+        return not ended.poll(patience * 1000)
 
     def close(self) -> None:
         if self.lifeline >= 0:
@@ -178,7 +181,7 @@ class Generation:
                     events += self._take(pickle.loads(data), *descriptors)
                 else:
                     self.finished = True
-                    events += [self._exited(token, None) for token in tuple(self._workers)]
+                    events += [self._abandoned(token) for token in tuple(self._workers)]
         return events
 
     def _take(self, message: tuple[Any, ...], lifeline: int = -1) -> Iterator[Event]:
@@ -195,7 +198,7 @@ class Generation:
             case ("exited", token, code) if token in self._workers:
                 yield self._exited(token, code)
             case ("abandoned", token) if token in self._workers:
-                yield self._exited(token, None)
+                yield self._abandoned(token)
 
     def _spawned(self, token: int, worker: _Worker) -> Iterator[Event]:
         if token in self._asked:
@@ -209,6 +212,14 @@ class Generation:
             # It was refused, because the template had died; but that had begun already.
             worker.kill()
             worker.close()
+
+    def _abandoned(self, token: int) -> Exited:
+        """Bury a worker that nobody watches; the kernel kills it with its keeper."""
+        worker = self._workers[token]
+        if worker.lifeline >= 0:
+            worker.kill()
+            worker.lives(_ABANDONED)
+        return self._exited(token, None)
 
     def _exited(self, token: int, code: int | None) -> Exited:
         worker = self._workers.pop(token)

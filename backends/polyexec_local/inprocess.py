@@ -44,7 +44,9 @@ class InProcessBackend(Backend):
         """Run the initializer, here and now."""
         self._host = host
         self._interrupts = ThreadInterrupts()
-        self._node = Node("local", socket.gethostname(), self.config.total(), self.slots())
+        self._node = Node(
+            "local", socket.gethostname(), self.config.total(), self.slots(), gpu_ids=self.config.gpu_ids()
+        )
         envelope.prepare(host.setup)
         return EngineInfo(f"{platform.python_implementation()} {platform.python_version()}")
 

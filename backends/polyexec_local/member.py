@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import signal
 import socket
-import subprocess
 import time
 import weakref
 
@@ -15,19 +12,30 @@ from polyexec_local.channel import Channel
 from polyexec_local.holdings import Account
 from polyexec_local.lending import Parcel
 from polyexec_local.page import send_kit
-from polyexec_local.worker import command
+from polyexec_local.template import Template
 
 _members: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
 class Worker:
-    """One process, from its start to its burial.
+    """One process, from the request for it to its burial.
+
+    Args:
+        template: forks it.
+        token: the template's name for it.
+        timeout: seconds that it may take to start.
+
+    Raises:
+        OSError: no process, or no descriptor, is left.
 
     Attributes:
+        token: the template's name for it.
+        pid: its process id, None until that is known; it may work before.
         ready: it has been set up, and takes calls.
         leaving: it was told to end.
+        doomed: it was killed, or has hung up, and ends in a moment.
         gone: it has ended.
-        buried: it has been reaped, and nothing of it is left.
+        buried: nothing of it is left.
         fresh: nothing was sent to it after its call.
         unsent: its call waits for values from disk.
         deaf: it has ended before it read all that was sent to it.
@@ -41,20 +49,25 @@ class Worker:
         deadline: when it is killed: if it is not ready by then, or has not ended as it should.
     """
 
-    def __init__(self, timeout: float) -> None:
-        ours, theirs = socket.socketpair()
-        self.channel = Channel(ours, private=False)
-        _members.add(self)
-        with theirs:
+    def __init__(self, template: Template, token: int, timeout: float) -> None:
+        self._template = template
+        self.token = token
+        self.pid: int | None = None
+        with contextlib.ExitStack() as stack:
+            ours, theirs = map(stack.enter_context, socket.socketpair())
             line, self.page = send_kit(ours)
+            stack.enter_context(line)
+            self.channel = Channel(ours, private=False)
             self.line = Channel(line, private=False)
-            self.process = _started(theirs)
-        ours.setblocking(False)
-        line.setblocking(False)
-        self.lifeline = os.pidfd_open(self.process.pid) if hasattr(os, "pidfd_open") else -1
+            ours.setblocking(False)
+            line.setblocking(False)
+            template.spawn(token, theirs)
+            stack.pop_all()
+        _members.add(self)
         self.deadline = time.monotonic() + timeout
         self.ready = False
         self.leaving = False
+        self.doomed = False
         self.gone = False
         self.buried = False
         self.fresh = False
@@ -74,49 +87,23 @@ class Worker:
 
     def lives(self) -> bool:
         """Say whether the process has not ended, nor will in a moment, as far as is known by now."""
-        if self.cause:
-            return False
-        try:
-            return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        except ChildProcessError:
-            return False
+        return not self.doomed and (self.pid is None or self._template.lives(self.token))
 
     def kill(self) -> None:
-        """Kill the process, and what its tasks have started in its session."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """Kill the process, now or as soon as it is there, and what its tasks have started."""
+        self.doomed = True
+        self._template.kill(self.token)
 
-    def bury(self) -> int:
-        """Reap the process; give what ``Popen.returncode`` gives."""
-        if self.lifeline >= 0:
-            os.close(self.lifeline)
+    def close(self) -> None:
+        """Close the descriptors."""
         self.channel.close()
         self.line.close()
-        code = self.process.wait()
-        self.kill_rest()
-        return code
-
-    def kill_rest(self) -> None:
-        """Kill what the dead process has left in its process group (F16)."""
-        self.kill()
-
-
-def _started(end: socket.socket) -> subprocess.Popen[bytes]:
-    # Not in the place of a standard stream, which a program may have closed: tasks write to those.
-    descriptor = fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
-    try:
-        return subprocess.Popen(
-            command(descriptor), pass_fds=(descriptor,), stdin=subprocess.DEVNULL, start_new_session=True
-        )
-    finally:
-        os.close(descriptor)
 
 
 def _let_go() -> None:
     """Run in a forked child: it must not keep workers alive when the driver is killed (F8)."""
     for member in tuple(_members):
-        member.channel.close()
-        member.line.close()
+        member.close()
 
 
 os.register_at_fork(after_in_child=_let_go)

@@ -10,7 +10,6 @@ import functools
 import mmap
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
@@ -137,6 +136,8 @@ def anonymous_file(size: int) -> int:
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("polyexec", os.MFD_CLOEXEC)
     else:
+        import tempfile
+
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
     try:

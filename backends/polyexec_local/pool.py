@@ -3,13 +3,14 @@
 Owner: the core's thread, in which ``poll`` runs; all of the state is its own. Other threads reach it by ``_post``: a
 queue, and an event descriptor that wakes the selector. ``_waking`` keeps that descriptor open while it is written to;
 it can be taken again by the thread that has it, because whatever runs in between may have to wake the pool. Nothing
-is shared between workers: each has a socket pair and a process descriptor of its own, so that the death of one is
-seen at once and tears nothing of another.
+is shared between workers: each has socket pairs of its own, so that the death of one tears nothing of another. Whether
+a worker has ended the template says, never its sockets: a task may close those, and they close before it has ended.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import selectors
 import socket
@@ -30,6 +31,7 @@ from polyexec_local.member import Worker
 from polyexec_local.memory import Layout
 from polyexec_local.segments import Segment
 from polyexec_local.store import Store
+from polyexec_local.template import Event, Exited, Refused, Template
 
 _EXIT_GRACE = 5.0
 """Seconds that workers get to end by themselves when the pool stops."""
@@ -54,19 +56,23 @@ class Pool:
         host: whom to report to.
         size: number of workers to keep when there is nothing to do.
         start_timeout: seconds that a worker may take to start.
+        template: starts them; the pool owns it.
         store: where large values are; closed by whoever made it, when the pool has stopped.
     """
 
-    def __init__(self, host: Host, size: int, start_timeout: float, store: Store) -> None:
+    def __init__(self, host: Host, size: int, start_timeout: float, template: Template, store: Store) -> None:
         self._host = host
         self._size = size
         self._start_timeout = start_timeout
+        self._template = template
+        self._tokens = itertools.count()
         self._hostname = socket.gethostname()
         self._posted: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._waking = threading.RLock()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake, selectors.EVENT_READ, None)
+        self._selector.register(template, selectors.EVENT_READ, template)
         self._workers: list[Worker] = []
         self._idle: list[Worker] = []
         self._waiting: deque[tuple[int, Parcel | None]] = deque()
@@ -111,8 +117,9 @@ class Pool:
             self._stopped.set()
 
     def close_poller(self) -> None:
-        """Give the last descriptors back; nobody calls ``poll`` or ``wake`` any more."""
+        """End all that is left, and give the last descriptors back; nobody calls ``poll`` or ``wake`` any more."""
         self._selector.close()
+        self._template.close()
         with self._waking:
             descriptor, self._wake = self._wake, -1
             os.close(descriptor)
@@ -126,46 +133,57 @@ class Pool:
             broken.__cause__ = error
             self._host.broken(broken)
 
-    def _serve(self, worker: Worker | None, events: int, descriptor: int) -> None:
+    def _serve(self, worker: Worker | Template | None, events: int, descriptor: int) -> None:
         if worker is None:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
             while self._posted:
                 function, args = self._posted.popleft()
                 self._guarded(function, *args)
-        elif worker.buried:
-            return
-        elif descriptor == worker.lifeline:
-            self._bury(worker)
-        else:
+        elif isinstance(worker, Template):
+            for event in worker.receive():
+                self._guarded(self._take_event, event)
+        elif not worker.buried:
             channel = worker.channel if descriptor == worker.channel.fileno() else worker.line
             if events & selectors.EVENT_WRITE:
                 self._flush(channel, worker)
-            if events & selectors.EVENT_READ and not self._read(channel, worker) and worker.lifeline < 0:
-                self._bury(worker)
+            if events & selectors.EVENT_READ:
+                self._read(channel, worker)
 
-    def _read(self, channel: Channel, worker: Worker) -> bool:
-        """Take what a worker has sent; False at the end of its stream."""
+    def _take_event(self, event: Event) -> None:
+        worker = next((worker for worker in self._workers if worker.token == event.token), None)
+        if worker is None:
+            return
+        if isinstance(event, Refused):
+            if not event.accident:
+                worker.cause = worker.cause or event.reason
+            self._bury(worker, None, event.reason)
+            return
+        worker.pid = event.pid
+        if isinstance(event, Exited):
+            self._bury(worker, event.code, _ending(event.code))
+
+    def _read(self, channel: Channel, worker: Worker) -> None:
+        """Take what a worker has sent."""
         try:
             frames = channel.receive()
             if frames is not None and channel is worker.line:
                 # What came on the line must not overtake the ends of earlier calls.
                 self._take_ready(worker)
         except BlockingIOError:
-            return True
+            return
         except ConnectionResetError:
             worker.deaf, frames = worker.deaf or channel is worker.channel, None
         except OSError as error:
             self._give_up(worker, f"what it sent cannot be taken: {error}")
             frames = None
         if frames is None:
-            if worker.lifeline >= 0:
-                self._selector.unregister(channel)
+            self._selector.unregister(channel)
             # Its end follows in a moment; if not, it is of no use any more.
+            worker.doomed = True
             worker.deadline = min(worker.deadline, time.monotonic() + _END_GRACE)
-            return False
-        self._take_all(worker, frames)
-        return True
+        else:
+            self._take_all(worker, frames)
 
     def _take_ready(self, worker: Worker) -> None:
         """Take all ends of calls that a worker has reported by now."""
@@ -275,7 +293,7 @@ class Pool:
 
     def _free(self, worker: Worker) -> None:
         worker.call, worker.parcel, worker.seat = None, None, 0
-        if worker.gone or worker.leaving:
+        if worker.gone or worker.leaving or worker.doomed:
             return
         if self._waiting:
             self._give(worker, *self._waiting.popleft())
@@ -386,6 +404,8 @@ class Pool:
         elif force:
             worker.kill()
             self._host.stopped(call_id, Verdict.DELIVERED)
+            # The next one starts while this one dies.
+            self._fill()
         else:
             self._send(worker, encode("interrupt", (call_id,)), worker.line)
 
@@ -397,22 +417,20 @@ class Pool:
         if self._stopping:
             return
         starting = sum(not worker.ready and not worker.leaving for worker in self._workers)
-        busy = sum(worker.is_busy for worker in self._workers)
+        busy = sum(worker.is_busy and not worker.doomed for worker in self._workers)
         usual = 0 if self._refused else self._size - busy - len(self._idle) - starting
         for _ in range(max(usual, len(self._waiting) - starting)):
             self._start_worker()
 
     def _start_worker(self) -> None:
         try:
-            worker = Worker(self._start_timeout)
+            worker = Worker(self._template, next(self._tokens), self._start_timeout)
         except OSError as error:
             self._refuse_soon(envelope.refusal(f"cannot start a worker process: {error}"))
             return
         self._workers.append(worker)
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
         self._selector.register(worker.line, selectors.EVENT_READ, worker)
-        if worker.lifeline >= 0:
-            self._selector.register(worker.lifeline, selectors.EVENT_READ, worker)
         self._send(worker, encode("setup", (self._host.setup,)))
 
     def _refuse_soon(self, outcome: Outcome) -> None:
@@ -428,7 +446,7 @@ class Pool:
         try:
             done = channel.enqueue(encoded)
         except (BrokenPipeError, ConnectionResetError):
-            # It is dying; its lifeline says so in a moment.
+            # It is dying, as the template says in a moment.
             return
         except OSError as error:
             self._give_up(worker, f"nothing can be sent to it: {error}")
@@ -452,34 +470,36 @@ class Pool:
         worker.leaving = True
         self._send(worker, encode("exit"))
 
-    def _bury(self, worker: Worker) -> None:
+    def _bury(self, worker: Worker, code: int | None, ending: str) -> None:
         worker.gone = True
         for channel in (worker.channel, worker.line):
             self._drain(channel, worker)
         begun = not worker.unsent and (not worker.fresh or not (worker.deaf or worker.channel.pending))
-        worker.buried = True
-        self._workers.remove(worker)
-        if worker in self._idle:
-            self._idle.remove(worker)
-        for file in (worker.channel, worker.line, worker.lifeline):
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(file)
-        code = worker.bury()
-        self.lender.forget(worker.account)
+        self._remove(worker)
         self._report_death(worker, code, begun)
         if not worker.ready and not worker.leaving:
-            ending = worker.cause or f"signal {-code}" if code < 0 else f"exit code {code}"
             self._failed_starts += 1
             if worker.cause or self._failed_starts > _FREE_DEATHS:
-                self._refuse(envelope.refusal(f"a worker process ended while it started: {ending}"))
+                self._refuse(envelope.refusal(f"a worker process did not start: {worker.cause or ending}"))
             else:
                 self._fill()
         elif not self._stopping:
             self._fill()
 
-    def _report_death(self, worker: Worker, code: int, begun: bool) -> None:
-        signal_number, exit_code = (-code, None) if code < 0 else (None, code)
-        death = Death(self._hostname, worker.process.pid, signal_number, exit_code, worker.cause, started=begun)
+    def _remove(self, worker: Worker) -> None:
+        worker.buried = True
+        self._workers.remove(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        for channel in (worker.channel, worker.line):
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(channel)
+        worker.close()
+        self.lender.forget(worker.account)
+
+    def _report_death(self, worker: Worker, code: int | None, begun: bool) -> None:
+        signal_number, exit_code = (-code, None) if code is not None and code < 0 else (None, code)
+        death = Death(self._hostname, worker.pid, signal_number, exit_code, worker.cause, started=begun)
         if worker.seat:
             death = attrs.evolve(death, started=True)
             self._host.vacated(worker.seat, worker.page.marked, death)
@@ -497,10 +517,9 @@ class Pool:
 
     def _look_at_clock(self) -> None:
         now = time.monotonic()
-        for worker in self._workers:
-            if worker.deadline <= now:
-                worker.deadline = float("inf")
-                self._give_up(worker, f"it was not ready within {self._start_timeout:g} s" if not worker.ready else "")
+        for worker in [worker for worker in self._workers if worker.deadline <= now]:
+            worker.deadline = float("inf")
+            self._end(worker)
         for seat in [seat for seat, deadline in self._recalls.items() if deadline <= now]:
             del self._recalls[seat]
             silent = self._seats.get(seat)
@@ -511,16 +530,38 @@ class Pool:
                     self._take_ready(silent)
                 self._host.kept(seat, running)
 
+    def _end(self, worker: Worker) -> None:
+        """End a worker whose time is over."""
+        if self._stopping and worker.doomed:
+            # It cannot be killed, being stuck in the kernel perhaps. Its keeper goes on with that.
+            self._remove(worker)
+            return
+        late = "" if worker.ready else f"it was not ready within {self._start_timeout:g} s"
+        self._give_up(worker, late)
+        if late and worker.pid is None:
+            self._template.give_up(late)
+        if self._stopping:
+            worker.deadline = time.monotonic() + _END_GRACE
+
     def _stop(self, kill: bool) -> None:
         self._stopping = True
         self._waiting.clear()
-        for worker in self._workers:
-            if kill or not worker.ready:
+        for worker in tuple(self._workers):
+            if not worker.ready:
+                # It has no call, and the template's end is its own; it may not be there yet.
+                self._remove(worker)
+            elif kill:
                 worker.leaving = True
                 worker.kill()
             else:
                 self._retire(worker)
             worker.deadline = time.monotonic() + _EXIT_GRACE
+
+
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "nobody knows how it ended, because the process that watched it was killed"
+    return f"it ended by signal {-code}" if code < 0 else f"it ended with exit code {code}"
 
 
 def _stored_in(frame: Frame) -> Stored:

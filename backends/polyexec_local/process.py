@@ -5,22 +5,35 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs.converters import optional
 
 from polyexec import outcome
 from polyexec.config import LocalClusterConfig, text
-from polyexec.errors import ResourceExhausted
+from polyexec.errors import BackendBroken, ResourceExhausted
 from polyexec.options import parse_bytes
 from polyexec.spi import Backend, Call, Capabilities, EngineInfo, Host, Node, Outcome, Stored, Value
 from polyexec_local.lending import Kept, Parcel
 from polyexec_local.memory import THRESHOLD
-from polyexec_local.pool import Pool
 from polyexec_local.sizes import slots_for
-from polyexec_local.store import Store
+from polyexec_local.template import Template
+
+if TYPE_CHECKING:
+    from polyexec_local.pool import Pool
+
+
+def _modules(value: Any) -> tuple[str, ...]:
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    if isinstance(names, Sequence) and all(isinstance(name, str) and _is_module(name) for name in names):
+        return tuple(names)
+    raise ValueError(f"{value!r} is not a list of modules such as 'numpy,pandas.io'")
+
+
+def _is_module(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
 
 
 def _folder(value: Any) -> str:
@@ -36,11 +49,14 @@ class ProcessConfig(LocalClusterConfig):
     """Configuration of ``process``.
 
     Attributes:
+        preload: modules that are imported once, in the process from which all workers are forked, so that a worker
+            has them at once; names in a sequence, or in one text with commas. They must start no threads.
         store_limit: bytes of memory for values; beyond it those go to disk that nobody looks at. None for 30 % of the
             machine's memory.
         spill_folder: where the file on disk is; None for ``TMPDIR``, or else ``/var/tmp``.
     """
 
+    preload: Sequence[str] = attrs.field(default=(), converter=_modules)
     store_limit: int | None = attrs.field(default=None, converter=optional(parse_bytes))
     spill_folder: str | None = attrs.field(default=None, converter=optional(_folder))
 
@@ -50,12 +66,41 @@ class ProcessBackend(Backend):
 
     Config = ProcessConfig
     capabilities = Capabilities(shares_memory=True)
+    _template: Template | None = None
+    _pool: Pool
+
+    def begin(self) -> Callable[[], None]:
+        """Start the process from which workers are forked."""
+        try:
+            template = Template(self.config.preload)
+            try:
+                template.start()
+            except BaseException:
+                template.close()
+                raise
+        except OSError as error:
+            raise BackendBroken(f"cannot start a process: {error}") from error
+        self._template = template
+        return template.close
 
     def open(self, host: Host) -> EngineInfo:
         """Start the pool; its workers come up while the program goes on."""
-        self._node = Node("local", socket.gethostname(), self.config.total(), slots_for(self.config))
+        from polyexec_local.pool import Pool
+        from polyexec_local.store import Store
+
+        if self._template is None:
+            self.begin()
+        assert self._template is not None
+        self._node = Node(
+            "local",
+            socket.gethostname(),
+            self.config.total(),
+            slots_for(self.config),
+            gpu_ids=self.config.gpu_ids(),
+        )
         self._store = Store(self.config.store_limit, folder=self.config.spill_folder)
-        self._pool = Pool(host, int(self._node.total.cpus), self.config.start_timeout, self._store)
+        size, patience = int(self._node.total.cpus), self.config.start_timeout
+        self._pool = Pool(host, size, patience, self._template, self._store)
         self._lender = self._pool.lender
         self._host = host
         self._pool.start()

@@ -6,7 +6,6 @@ One thread at a time may use it; the store's lock for slow things says which.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable
 
 import attrs
@@ -105,10 +104,14 @@ def _usual_folder() -> str:
     """Give the user's choice, or a folder that is on disk: on many systems /tmp is in memory."""
     if "TMPDIR" not in os.environ and os.access("/var/tmp", os.W_OK | os.X_OK):
         return "/var/tmp"
+    import tempfile
+
     return tempfile.gettempdir()
 
 
 def _unnamed_file(folder: str) -> int:
     """Make a file, readable by this user alone, that has no name, or loses it at once."""
+    import tempfile
+
     with tempfile.TemporaryFile(prefix="polyexec-", dir=folder, buffering=0) as file:
         return os.dup(file.fileno())

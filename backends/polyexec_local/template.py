@@ -1,7 +1,7 @@
 """Starting worker processes by forking them from one that has imported everything that they need.
 
 Everything belongs to one thread, the pool's; ``start`` may be called in another one before that. No method blocks but
-``close``.
+``close``, and ``receive`` for a moment when somebody has killed the template or a keeper.
 """
 
 from __future__ import annotations

@@ -18,12 +18,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import json
 import os
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -41,7 +39,8 @@ from polyexec_local.channel import Channel, Encoded, Frame, encode
 from polyexec_local.memory import THRESHOLD, Layout
 from polyexec_local.page import Page, receive_kit
 
-BOOTSTRAP = "import sys, json; sys.path[:] = json.loads(sys.argv[2]); from polyexec_local.worker import main; main()"
+_forked: list[bool] = []
+"""Not empty in a process that a task has forked."""
 
 _Plain: TypeAlias = tuple[int, int, int, bytes, str]
 """Seat, call, key of the function, data, and the name of the task if the key is 0."""
@@ -101,7 +100,6 @@ class _Worker:
         self._seat = 0
         self._running = 0
         self._deciding = False
-        self._pid = os.getpid()
 
     # The main thread
 
@@ -192,7 +190,7 @@ class _Worker:
         return True
 
     def _check_process(self) -> None:
-        if os.getpid() != self._pid:
+        if _forked:
             # The task has forked, and this is its child; only the worker itself may answer.
             os._exit(0)
 
@@ -394,28 +392,14 @@ def _die() -> None:
     os._exit(1)
 
 
-def command(descriptor: int) -> list[str]:
-    """Give the command that starts a worker on a descriptor."""
-    return [sys.executable, "-c", BOOTSTRAP, str(descriptor), json.dumps(_import_path())]
-
-
-def _import_path() -> list[Any]:
-    return [os.path.abspath(path) for path in sys.path]
-
-
-def main() -> None:
-    """Run a worker; the first argument is the descriptor of its socket."""
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    os.set_inheritable(connection.fileno(), False)
-    serve(connection)
-
-
 def serve(connection: socket.socket) -> None:
     """Run a worker on a connection, on which the descriptors of its line and its page come first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The driver's thread may have blocked it, and a task could not be interrupted.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     connection.setblocking(True)
-    sys.argv = ["polyexec-worker"]
     line, page = receive_kit(connection)
-    _Worker(Channel(connection, private=True), Channel(line, private=True), page).run()
+    line.setblocking(True)
+    os.register_at_fork(after_in_child=lambda: _forked.append(True))
+    try:
+        _Worker(Channel(connection, private=True), Channel(line, private=True), page).run()
+    except (BrokenPipeError, ConnectionResetError):
+        # The driver is gone, or needs this worker no more.
+        _die()

@@ -34,11 +34,32 @@ class RayBackend(Backend):
     Config: ClassVar[type[Any]] = RayConfig
     deviations: ClassVar[tuple[Deviation, ...]] = (
         Deviation(
+            "O3",
+            "What a task puts comes to the driver in a message of the task's worker, and is no object of Ray's by "
+            "itself: it is stored anew for each task that reads it.",
+            "An array that was put inside a task is copied for each task that reads it; those that the caller has put "
+            "or that tasks have returned are not.",
+        ),
+        Deviation(
             "F9",
             "Ray's gRPC keeps two sockets open in the driver when ray.shutdown has ended an instance, and fails if "
             "they are closed under it.",
             "No process, thread, file or connection is left; two descriptors of sockets without a peer are, for each "
             "instance of our own that was stopped.",
+        ),
+        Deviation(
+            "F8",
+            "Ray's processes end by themselves when they find that the driver is gone. Two of them may try first, for "
+            "about a minute, to report this to one that has ended already, and none removes the folder of their logs.",
+            "Workers, what tasks have started, and shared memory are gone at once; processes of Ray's own are after "
+            "about a minute, and the folder polyexec-* stays among the temporary files.",
+        ),
+        Deviation(
+            "F16",
+            "What a task has started is found by the process group of its worker. When the worker has died, nothing "
+            "tells any more where a process came from that has left this group.",
+            "Processes in the worker's process group die with it; those that lead a group or a session of their own "
+            "live on.",
         ),
     )
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -149,7 +170,8 @@ class RayBackend(Backend):
         )
         self._errands.start()
         if own:
-            node = Node(_node_id(), socket.gethostname(), total, slots=max(8, 4 * int(total.cpus)))
+            slots = max(8, 4 * int(total.cpus))
+            node = Node(_node_id(), socket.gethostname(), total, slots, gpu_ids=self.config.gpu_ids())
             self._nodes = (node,)
             site = self._sites[node.id] = Site(self._around, None, node.host, int(total.cpus))
             site.prestart()

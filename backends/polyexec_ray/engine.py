@@ -22,6 +22,7 @@ import attrs
 import ray
 
 from polyexec.errors import BackendBroken, BackendLost, BackendUnavailable, SpecificationError
+from polyexec.options import Resources
 from polyexec_ray.addresses import check_listening, resolve
 from polyexec_ray.config import RayConfig
 from polyexec_ray.debris import sweep
@@ -170,9 +171,10 @@ def _start(config: RayConfig) -> Engine:
             "ray.init() has been called in this process: use 'ray?address=auto' to share that connection, or call "
             "ray.shutdown() first; inside a task use polyexec.current()"
         )
+    total = config.total()
     keeper, folder = Keeper(), tempfile.mkdtemp(prefix="polyexec-")
     try:
-        context = keeper.run(lambda: _initialise(config, folder))
+        context = keeper.run(lambda: _initialise(config, total, folder))
     except Exception as error:
         keeper.run(_shut_down)
         keeper.end()
@@ -184,8 +186,7 @@ def _start(config: RayConfig) -> Engine:
     return engine
 
 
-def _initialise(config: RayConfig, folder: str) -> Any:
-    total = config.total()
+def _initialise(config: RayConfig, total: Resources, folder: str) -> Any:
     token = os.path.join(folder, "token")
     with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))

@@ -122,7 +122,7 @@ class Site(Listener):
 
     def _run(self, hand: Hand, call: Call) -> Any:
         if call.lease.held.gpus and not hand.kind.gpus:
-            devices = ",".join(map(str, call.lease.gpu_ids))
+            devices = ",".join(call.lease.gpu_ids)
             return hand.method("run_with_gpus", call.name).remote(devices, *arguments(call))
         return hand.method("run", call.name).remote(*arguments(call))
 

@@ -10,6 +10,7 @@ import pytest
 
 import polyexec
 from polyexec import Executor, Future
+from polyexec.spi import Backend
 from polyexec.testing import bodies
 from polyexec.testing.target import Target
 from polyexec.testing.tools import PATIENCE, Gate, Marks
@@ -73,3 +74,12 @@ def require_processes(target: Target) -> None:
     """Skip the test if tasks have no processes of their own."""
     if not target.capabilities.processes:
         pytest.skip("tasks run in the driver's own process")
+
+
+def require_shared_memory(target: Target) -> None:
+    """Skip the test if tasks do not share memory, or may run on another machine than the caller."""
+    shares = getattr(target.capabilities, "shares_memory", target.backend.put is not Backend.put)
+    if not shares and target.capabilities.processes:
+        pytest.skip("tasks share no memory with others")
+    if not target.own_cluster:
+        pytest.skip("needs workers on this machine")

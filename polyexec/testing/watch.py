@@ -140,31 +140,58 @@ def _names(folder: str, pattern: re.Pattern[str]) -> list[str]:
 
 
 def memory() -> int:
-    """Give the memory of this process and its family in bytes: what is mapped, shared pages counted once."""
+    """Give the memory of this process and its family in bytes: what is mapped or kept in open files, each page once."""
+    return sum(_memory())
+
+
+def memory_of_files() -> int:
+    """Give the part of that which are files in memory: what a store shares, whoever looks at it."""
+    return _memory()[1]
+
+
+def _memory() -> tuple[int, int]:
     pids = [os.getpid(), *(found.pid for found in family())]
-    return sum(map(_proportional, pids)) + _unmapped(pids)
+    kept: Counter[str] = Counter()
+    own = sum(_mapped(pid, kept) for pid in pids)
+    for inode, size in _open_files(pids).items():
+        kept[inode] = max(kept[inode], size)
+    return own, kept.total()
 
 
-def _proportional(pid: int) -> int:
+_MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ (\d+) +(\S*)")
+_SHARED = ("/memfd:", "/dev/shm/")
+
+
+def _mapped(pid: int, kept: Counter[str]) -> int:
+    """Give a process's part of what it maps; what it maps of files in memory is added to theirs, by inode."""
+    own, inode = 0, ""
     try:
-        found = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+        lines = Path(f"/proc/{pid}/smaps").read_text(errors="replace").splitlines()
     except OSError:
         return 0
-    return int(found[1]) * 1024 if found else 0
+    for line in lines:
+        if line.startswith("Pss:"):
+            size = int(line.split()[1]) * 1024
+            own += 0 if inode else size
+            kept[inode] += size if inode else 0
+        elif (found := _MAPPING.match(line)) is not None:
+            inode = found[1] if found[2].startswith(_SHARED) else ""
+    del kept[""]
+    return own
 
 
-def _unmapped(pids: list[int]) -> int:
-    sizes: dict[tuple[int, int], int] = {}
+def _open_files(pids: list[int]) -> dict[str, int]:
+    """Give the sizes of files in memory that processes hold open, by inode."""
+    sizes: dict[str, int] = {}
     for pid in pids:
         try:
-            mapped = {line.split()[4] for line in Path(f"/proc/{pid}/maps").read_text().splitlines()}
             for path in Path(f"/proc/{pid}/fd").iterdir():
-                if os.readlink(path).startswith(("/memfd:", "/dev/shm/")):
+                if os.readlink(path).startswith(_SHARED):
                     found = os.stat(path)
-                    sizes[found.st_dev, found.st_ino] = 0 if str(found.st_ino) in mapped else found.st_blocks * 512
+                    sizes[str(found.st_ino)] = found.st_blocks * 512
         except OSError:
             continue
-    return sum(sizes.values())
+    return sizes
 
 
 @attrs.frozen

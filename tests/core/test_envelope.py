@@ -196,8 +196,8 @@ def test_a_failing_initializer() -> None:
 
 def test_variables_are_set_for_the_task_alone() -> None:
     """D1, R5."""
-    stored = run(_environment, env={"POLYEXEC_TEST": "here"}, gpu_ids=(1, 3))
-    assert outcome.decode(stored, "task") == ("here", "1,3")
+    stored = run(_environment, env={"POLYEXEC_TEST": "here"}, gpu_ids=("1", "GPU-3"))
+    assert outcome.decode(stored, "task") == ("here", "1,GPU-3")
     assert "POLYEXEC_TEST" not in os.environ
 
 

@@ -143,7 +143,8 @@ def test_who_waits_is_told_once_and_after_the_value_is_there() -> None:
     table = Table()
     entry = table.add(1)
     seen: list[Tag | None] = []
-    entry.waiters += [lambda told: seen.append(told.tag)] * 2
+    for _ in range(2):
+        entry.add_waiter(lambda told: seen.append(told.tag))
     table.settle(entry)
     assert seen == [Tag.VALUE, Tag.VALUE]
     assert entry.waiters == []

@@ -12,12 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "polyexec"
-BACKENDS = {
-    "polyexec_local": {"loky"},
+BACKENDS: dict[str, set[str]] = {
+    "polyexec_local": set(),
     "polyexec_dask": {"dask", "distributed"},
     "polyexec_ray": {"ray"},
 }
-FOR_BACKENDS = {"config", "envelope", "errors", "interrupts", "lanes", "options", "outcome", "spi"}
+FOR_BACKENDS = {"config", "envelope", "errors", "interrupts", "lanes", "memory_usage", "options", "outcome", "spi"}
 TOOLS = {"attrs", "cloudpickle", "threadpoolctl"}
 
 
@@ -40,7 +40,7 @@ def foreign(folder: Path, allowed: set[str]) -> list[tuple[str, str]]:
 
 
 def test_core_imports_no_backend_and_no_engine() -> None:
-    outside = foreign(CORE, {"polyexec", "loky"} | TOOLS)
+    outside = foreign(CORE, {"polyexec"} | TOOLS)
     assert [found for found in outside if not found[1].startswith(str(CORE / "testing"))] == []
     assert {name.split(".")[0] for name, _ in outside} <= {"pytest", "numpy", "_pytest"}
 

@@ -233,7 +233,7 @@ class WrongGpus(ForeignPool):
     def submit(self, call: Call) -> None:
         attempt = _attempt(call)
         if attempt.gpu_ids:
-            same = tuple(range(len(attempt.gpu_ids)))
+            same = tuple(map(str, range(len(attempt.gpu_ids))))
             call = attrs.evolve(call, head=attrs.evolve(attempt, gpu_ids=same).encode())
         super().submit(call)
 
