@@ -145,6 +145,11 @@ class Borrower:
         """Let a loan go back that will not be opened, or not be written."""
         self._gone.append(loan.number)
 
+    @property
+    def sees(self) -> bool:
+        """Whether anything that is lent has not been given back. From any thread."""
+        return bool(self._seen)
+
     def returned(self) -> list[int]:
         """Give the numbers of what is seen no more, each once."""
         while self._gone:
