@@ -96,6 +96,11 @@ class Worker:
         self.doomed = True
         self._template.kill(self.token)
 
+    def give_up(self, cause: str) -> None:
+        """Kill the process, for a reason that is told to whoever waits for its call."""
+        self.cause = self.cause or cause
+        self.kill()
+
     def close(self) -> None:
         """Close the descriptors."""
         self.channel.close()

@@ -24,15 +24,17 @@ import attrs
 
 from polyexec import envelope, outcome
 from polyexec.errors import BackendBroken, PolyexecError
-from polyexec.spi import Death, Host, Message, Outcome, PlainCall, SeatListener, Stored, Verdict
-from polyexec_local.channel import Channel, Done, Encoded, Frame, encode, encode_segment
+from polyexec.spi import Death, Host, Message, Outcome, Stored, Verdict
+from polyexec_local.channel import Done, Encoded, Frame, encode
 from polyexec_local.lending import Kept, Lender, Parcel, lost
 from polyexec_local.limits import Limits
 from polyexec_local.member import Worker
 from polyexec_local.memory import Layout
+from polyexec_local.seating import Seating
 from polyexec_local.segments import Segment
 from polyexec_local.store import Store
 from polyexec_local.template import Event, Exited, Refused, Template
+from polyexec_local.wiring import Wiring
 
 _EXIT_GRACE = 5.0
 """Seconds that workers get to end by themselves when the pool stops."""
@@ -43,11 +45,7 @@ _FREE_DEATHS = 3
 _END_GRACE = 1.0
 """Seconds that a worker gets to end when it cannot be spoken to any more."""
 
-_RECALL_PATIENCE = 0.05
-"""Seconds that a worker gets to answer a recall; one that does not is inside a call that lets no other thread run."""
-
-_FUNCTION_LIMIT = 4096
-"""Functions that a worker is asked to keep."""
+_NEVER = float("inf")
 
 
 class Pool:
@@ -77,13 +75,13 @@ class Pool:
         self._workers: list[Worker] = []
         self._idle: list[Worker] = []
         self._waiting: deque[tuple[int, Parcel | None]] = deque()
-        self._seats: dict[int, Worker] = {}
-        self._recalls: dict[int, float] = {}
         self._refused = False
         self._failed_starts = 0
         self._stopping = False
         self._stopped = threading.Event()
         self._limits = Limits()
+        self._wiring = Wiring(self._selector, self._take)
+        self.seating = Seating(self._wiring, lambda seat: self.submit(seat, None), self._free)
         self.lender = Lender(store, self._post)
 
     # For any thread
@@ -146,11 +144,7 @@ class Pool:
             for event in worker.receive():
                 self._guarded(self._take_event, event)
         elif not worker.buried:
-            channel = worker.channel if descriptor == worker.channel.fileno() else worker.line
-            if events & selectors.EVENT_WRITE:
-                self._flush(channel, worker)
-            if events & selectors.EVENT_READ:
-                self._read(channel, worker)
+            self._wiring.serve(worker, events, descriptor)
 
     def _take_event(self, event: Event) -> None:
         worker = next((worker for worker in self._workers if worker.token == event.token), None)
@@ -166,62 +160,15 @@ class Pool:
         if isinstance(event, Exited):
             self._bury(worker, event.code, _ending(event.code))
 
-    def _read(self, channel: Channel, worker: Worker) -> None:
-        """Take what a worker has sent."""
-        try:
-            frames = channel.receive()
-            if frames is not None and channel is worker.line:
-                # What came on the line must not overtake the ends of earlier calls.
-                self._take_ready(worker)
-        except BlockingIOError:
-            return
-        except ConnectionResetError:
-            worker.deaf, frames = worker.deaf or channel is worker.channel, None
-        except OSError as error:
-            self._give_up(worker, f"what it sent cannot be taken: {error}")
-            frames = None
-        if frames is None:
-            self._selector.unregister(channel)
-            # Its end follows in a moment; if not, it is of no use any more.
-            worker.doomed = True
-            worker.deadline = min(worker.deadline, time.monotonic() + _END_GRACE)
+    def _take(self, worker: Worker, frame: Frame | Done) -> None:
+        if isinstance(frame, Frame):
+            self._take_frame(worker, frame)
+        elif worker.call == frame.call_id:
+            self._end_call(worker, frame.call_id, Outcome.of(Stored(frame.data)))
         else:
-            self._take_all(worker, frames)
+            self.seating.finished(worker, frame.call_id, frame.data)
 
-    def _take_ready(self, worker: Worker) -> None:
-        """Take all ends of calls that a worker has reported by now."""
-        with contextlib.suppress(BlockingIOError):
-            while (frames := worker.channel.receive()) is not None:
-                self._take_all(worker, frames)
-
-    def _drain(self, channel: Channel, worker: Worker) -> None:
-        """Take what a dead worker had sent; nothing that comes half is reported."""
-        try:
-            while (frames := channel.receive()) is not None:
-                self._take_all(worker, frames)
-        except ConnectionResetError:
-            # What is unread on the line is older than the call.
-            worker.deaf = worker.deaf or channel is worker.channel
-        except OSError:
-            return
-
-    @staticmethod
-    def _give_up(worker: Worker, cause: str) -> None:
-        worker.cause = worker.cause or cause
-        worker.kill()
-
-    def _take_all(self, worker: Worker, frames: deque[Frame | Done]) -> None:
-        while frames:
-            frame = frames.popleft()
-            if type(frame) is not Done:
-                assert isinstance(frame, Frame)
-                self._take(worker, frame)
-            elif worker.call == frame.call_id:
-                self._end_call(worker, frame.call_id, Outcome.of(Stored(frame.data)))
-            else:
-                self._listener.finished(worker.seat, frame.call_id, frame.data)
-
-    def _take(self, worker: Worker, frame: Frame) -> None:
+    def _take_frame(self, worker: Worker, frame: Frame) -> None:
         if frame.kind == "finished":
             self._end_call(worker, frame.fields[0], self._outcome(worker, frame))
         elif frame.kind == "failed":
@@ -233,8 +180,7 @@ class Pool:
         elif frame.kind == "request":
             self._pass_on(worker, frame)
         elif frame.kind == "kept":
-            self._recalls.pop(frame.fields[0], None)
-            self._listener.kept(*frame.fields)
+            self.seating.kept(*frame.fields)
         elif frame.kind == "stopped":
             self._host.stopped(frame.fields[0], Verdict(frame.fields[1]))
         elif frame.kind == "ready":
@@ -254,8 +200,8 @@ class Pool:
             worker.account,
             Layout(data, buffers),
             number,
-            lambda segments, room: self._send_lent(worker, segments, room, channel),
-            lambda error: self._send(worker, _refusal(number, error), channel),
+            lambda segments, room: self._wiring.send_lent(worker, segments, room, channel),
+            lambda error: self._wiring.send(worker, _refusal(number, error), channel),
         )
 
     def _pass_on(self, worker: Worker, frame: Frame) -> None:
@@ -265,7 +211,7 @@ class Pool:
         if loan:
             kept = self.lender.adopt(worker.account, loan)
             if kept is None:
-                self._send(worker, _refusal(number, lost()), worker.line)
+                self._wiring.send(worker, _refusal(number, lost()), worker.line)
                 return
             message = Message(message.data, (), kept)
         self._host.request((worker, number), call_id, message)
@@ -275,14 +221,14 @@ class Pool:
             self._free(worker)
             self._host.finished(call_id, outcome)
         elif worker.seat:
-            self._listener.finished(worker.seat, call_id, outcome)
+            self.seating.finished(worker, call_id, outcome)
 
     def _became_ready(self, worker: Worker, frame: Frame) -> None:
         if frame.values:
             self._retire(worker)
             self._refuse(Outcome.of(_stored_in(frame)))
             return
-        worker.ready, worker.deadline = True, float("inf")
+        worker.ready, worker.deadline = True, _NEVER
         self._refused = False
         self._failed_starts = 0
         self._free(worker)
@@ -320,19 +266,9 @@ class Pool:
         self._waiting.append((call_id, parcel))
         self._fill()
 
-    def report_to(self, listener: SeatListener) -> None:
-        """Learn whom seats report to."""
-        self._listener = listener
-
-    def open(self, seat: int) -> None:
-        """Find a worker for a seat."""
-        self.submit(seat, None)
-
     def _give(self, worker: Worker, call_id: int, parcel: Parcel | None) -> None:
         if parcel is None:
-            worker.seat = call_id
-            self._seats[call_id] = worker
-            self._listener.seated(call_id)
+            self.seating.seat(call_id, worker)
         else:
             worker.call, worker.parcel, worker.unsent = call_id, parcel, True
             self._limits.begin(worker)
@@ -345,7 +281,7 @@ class Pool:
 
     def _send_call(self, worker: Worker, segments: Sequence[Segment], encoded: Encoded) -> None:
         if not worker.cause:
-            self._send_lent(worker, segments, encoded, worker.channel)
+            self._wiring.send_lent(worker, segments, encoded, worker.channel)
             worker.fresh, worker.unsent = True, False
 
     def _fail_call(self, worker: Worker, call_id: int, error: PolyexecError) -> None:
@@ -354,50 +290,13 @@ class Pool:
             worker.unsent = False
             self._end_call(worker, call_id, Outcome.of(outcome.encode_error(error)))
 
-    def hand(self, seat: int, calls: Sequence[PlainCall]) -> None:
-        """Give plain calls to the worker of a seat."""
-        worker = self._seats[seat]
-        known = worker.functions
-        forget = len(known) > _FUNCTION_LIMIT
-        if forget:
-            known.clear()
-        functions, items = [], []
-        for call in calls:
-            function = call.function
-            key = function.key
-            if key and key not in known:
-                known.add(key)
-                functions.append((key, function.data, function.name))
-            items.append((call.id, key, call.data, "" if key else function.name))
-        self._send(worker, encode("hand", (seat, forget, functions, items)))
-
-    def recall(self, seat: int) -> None:
-        """Let nothing more start on a seat, and ask what has not started."""
-        worker = self._seats[seat]
-        worker.page.close(seat)
-        self._recalls[seat] = time.monotonic() + _RECALL_PATIENCE
-        self._send(worker, encode("recall", (seat,)), worker.line)
-
-    def close(self, seat: int) -> None:
-        """Free the worker of a seat."""
-        worker = self._seats.pop(seat, None)
-        if worker is not None:
-            # Whatever is still on its way there must not start.
-            worker.page.close(seat)
-            self._free(worker)
-
-    def promote(self, seat: int, call_id: int) -> None:
-        """Let the call that runs on a seat be one like others."""
-        worker = self._seats.pop(seat)
-        worker.seat, worker.call, worker.fresh = 0, call_id, False
-
     def reply(self, worker: Worker, number: int, message: bytes, values: Sequence[Stored | Kept]) -> None:
         """Answer a request of what runs in a worker, if it lives."""
         self.lender.deliver(
             worker.account,
             Parcel("reply", (number, message), values),
-            lambda segments, encoded: self._send_lent(worker, segments, encoded, worker.line),
-            lambda error: self._send(worker, _refusal(number, error), worker.line),
+            lambda segments, encoded: self._wiring.send_lent(worker, segments, encoded, worker.line),
+            lambda error: self._wiring.send(worker, _refusal(number, error), worker.line),
         )
 
     def cancel(self, call_id: int, *, force: bool) -> None:
@@ -416,7 +315,7 @@ class Pool:
             # The next one starts while this one dies.
             self._fill()
         else:
-            self._send(worker, encode("interrupt", (call_id,)), worker.line)
+            self._wiring.send(worker, encode("interrupt", (call_id,)), worker.line)
 
     def _fill(self) -> None:
         """Start the workers that are missing: one for each call that waits, and the usual number at least.
@@ -438,51 +337,21 @@ class Pool:
             self._refuse_soon(envelope.refusal(f"cannot start a worker process: {error}"))
             return
         self._workers.append(worker)
-        self._selector.register(worker.channel, selectors.EVENT_READ, worker)
-        self._selector.register(worker.line, selectors.EVENT_READ, worker)
-        self._send(worker, encode("setup", (self._host.setup,)))
+        self._wiring.add(worker)
+        self._wiring.send(worker, encode("setup", (self._host.setup,)))
 
     def _refuse_soon(self, outcome: Outcome) -> None:
         self._refused = True
         if self._waiting:
             self._post(self._host.finished, self._waiting.popleft()[0], outcome)
 
-    def _send(self, worker: Worker, encoded: Encoded, line: Channel | None = None) -> None:
-        if worker.buried or worker.cause:
-            return
-        channel = line or worker.channel
-        worker.fresh = False
-        try:
-            done = channel.enqueue(encoded)
-        except (BrokenPipeError, ConnectionResetError):
-            # It is dying, as the template says in a moment.
-            return
-        except OSError as error:
-            self._give_up(worker, f"nothing can be sent to it: {error}")
-            return
-        if not done:
-            self._selector.modify(channel, selectors.EVENT_READ | selectors.EVENT_WRITE, worker)
-
-    def _send_lent(self, worker: Worker, segments: Sequence[Segment], encoded: Encoded, channel: Channel) -> None:
-        """Send something that is about loans; on both ways, since either may be read first, what segments there are."""
-        for segment in segments:
-            for way in (worker.channel, worker.line):
-                self._send(worker, encode_segment(segment), way)
-        self._send(worker, encoded, channel)
-
-    def _flush(self, channel: Channel, worker: Worker) -> None:
-        with contextlib.suppress(OSError):
-            if channel.flush():
-                self._selector.modify(channel, selectors.EVENT_READ, worker)
-
     def _retire(self, worker: Worker) -> None:
         worker.leaving = True
-        self._send(worker, encode("exit"))
+        self._wiring.send(worker, encode("exit"))
 
     def _bury(self, worker: Worker, code: int | None, ending: str) -> None:
         worker.gone = True
-        for channel in (worker.channel, worker.line):
-            self._drain(channel, worker)
+        self._wiring.drain(worker)
         begun = not worker.unsent and (not worker.fresh or not (worker.deaf or worker.channel.pending))
         self._remove(worker)
         self._report_death(worker, code, begun)
@@ -500,9 +369,7 @@ class Pool:
         self._workers.remove(worker)
         if worker in self._idle:
             self._idle.remove(worker)
-        for channel in (worker.channel, worker.line):
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(channel)
+        self._wiring.remove(worker)
         worker.close()
         self._limits.end(worker)
         self.lender.forget(worker.account)
@@ -512,38 +379,24 @@ class Pool:
         cause = worker.cause or ("" if worker.doomed else self._limits.cause_of(signal_number))
         death = Death(self._hostname, worker.pid, signal_number, exit_code, cause, started=begun)
         if worker.seat:
-            death = attrs.evolve(death, started=True)
-            self._listener.vacated(worker.seat, worker.page.marked, death)
+            self.seating.died(worker, attrs.evolve(death, started=True))
         elif worker.call is not None:
             self._host.lost(worker.call, death)
-        self._seats.pop(worker.seat, None)
-        self._recalls.pop(worker.seat, None)
 
     def _pause(self, timeout: float | None, due: float | None) -> float | None:
-        first = min((worker.deadline for worker in self._workers), default=float("inf"))
-        watched = self._limits.due()
-        first = first if due is None else min(first, due)
-        first = first if watched is None else min(first, watched)
-        first = min(first, *self._recalls.values()) if self._recalls else first
-        left = max(0.0, first - time.monotonic())
-        return timeout if left == float("inf") else left if timeout is None else min(left, timeout)
+        times = [worker.deadline for worker in self._workers]
+        times += [moment for moment in (due, self._limits.due(), self.seating.due()) if moment is not None]
+        left = max(0.0, min(times, default=_NEVER) - time.monotonic())
+        return timeout if left == _NEVER else left if timeout is None else min(left, timeout)
 
     def _look_at_clock(self) -> None:
         now = time.monotonic()
         for worker in [worker for worker in self._workers if worker.deadline <= now]:
-            worker.deadline = float("inf")
+            worker.deadline = _NEVER
             self._end(worker)
         for worker, cause in self._limits.outgrown():
-            self._give_up(worker, cause)
-        for seat in [seat for seat, deadline in self._recalls.items() if deadline <= now]:
-            del self._recalls[seat]
-            silent = self._seats.get(seat)
-            if silent is not None:
-                # In this order: the call that is marked has started after all before it were reported.
-                running = silent.page.marked
-                with contextlib.suppress(OSError):
-                    self._take_ready(silent)
-                self._listener.kept(seat, running)
+            worker.give_up(cause)
+        self.seating.end_waits(now)
 
     def _end(self, worker: Worker) -> None:
         """End a worker whose time is over."""
@@ -552,7 +405,7 @@ class Pool:
             self._remove(worker)
             return
         late = "" if worker.ready else f"it was not ready within {self._start_timeout:g} s"
-        self._give_up(worker, late)
+        worker.give_up(late)
         if late and worker.pid is None:
             self._template.give_up(late)
         if self._stopping:

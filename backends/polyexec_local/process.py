@@ -104,7 +104,7 @@ class ProcessBackend(Backend):
         self._lender = self._pool.lender
         self._host = host
         self._pool.start()
-        self.seats = self.poller = self._pool
+        self.seats, self.poller = self._pool.seating, self._pool
         return EngineInfo(f"{platform.python_implementation()} {platform.python_version()}")
 
     def close(self, *, kill: bool) -> None:
