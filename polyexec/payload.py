@@ -9,6 +9,7 @@ from typing import Any
 
 import cloudpickle
 
+from polyexec import bulk
 from polyexec.errors import SerializationError
 from polyexec.stored import Buffer, Stored
 
@@ -39,6 +40,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             return NotImplemented
         if isinstance(obj, io.IOBase) and not isinstance(obj, (io.BytesIO, io.StringIO)):
             raise pickle.PicklingError(f"cannot pickle {type(obj).__name__!r} object: an open or closed file")
+        reduced = bulk.reduced(obj)
+        if reduced is not None:
+            return reduced
         return super().reducer_override(obj)
 
 
@@ -58,7 +62,7 @@ def dump(value: Any, references: list[Reference] | None = None, *, snapshot: boo
     """
     file = io.BytesIO()
     found: list[pickle.PickleBuffer] = []
-    _Pickler(file, found, [] if references is None else references).dump(value)
+    _Pickler(file, found, [] if references is None else references).dump(bulk.lifted(value))
     return Stored(file.getvalue(), tuple(_flat(buffer, snapshot) for buffer in found))
 
 

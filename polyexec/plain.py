@@ -171,6 +171,12 @@ def _refers_to_nothing(code: CodeType, known: Mapping[str, Any]) -> bool:
     return True
 
 
+def is_small_atom(value: Any) -> bool:
+    """Say whether a value is so simple that any pickler will do."""
+    kind = type(value)
+    return kind in ATOMS and not (kind in _SIZED and len(value) > SIZE_LIMIT)
+
+
 def dump_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes | None:
     """Pickle the arguments of a plain call.
 

@@ -15,7 +15,7 @@ from typing import Any
 from polyexec import outcome
 from polyexec.envelope import exited, prepared_setup
 from polyexec.errors import Interrupted, RemoteError, SerializationError
-from polyexec.plain import ATOMS
+from polyexec.plain import is_small_atom
 from polyexec.remote import RemoteSession
 from polyexec.session import Session, session_makers
 from polyexec.spi import Interrupts, Uplink
@@ -92,7 +92,7 @@ class PlainWorker:
             began = time.perf_counter()
             value = function(*args, **kwargs)
             seconds = time.perf_counter() - began
-            if type(value) in ATOMS:
+            if is_small_atom(value):
                 return value_head(seconds) + pickle.dumps(value, 5)
             stored = outcome.encode_value(self._name(key, name), value, duration=seconds)
             return stored if stored.buffers else stored.data
