@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := ray,dask,testing,dev,docs
+EXTRAS := ray,dask,testing,dev,docs,bench
 BACKENDS := serial threads process dask ray
 REPORTS := build/conformance
 PYTEST := $(BIN)/python -m pytest -q -p no:cacheprovider
@@ -13,12 +13,12 @@ export NO_MKDOCS_2_WARNING := 1
 unexport POLYEXEC_BACKEND POLYEXEC_REQUIRE PYTHONPATH PYTHONHOME
 
 .NOTPARALLEL:
-.PHONY: demo test lint types unit suite backends conformance packaging docs bench table clean
+.PHONY: demo test lint types unit suite backends benchmarks conformance packaging docs bench bench-local soak-local table clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py $(BACKENDS)
 
-test: lint types unit packaging docs suite backends conformance
+test: lint types unit packaging docs suite backends benchmarks conformance
 	@echo "make test: all passed"
 
 lint: $(READY)
@@ -40,7 +40,11 @@ suite: $(READY)
 
 backends: $(READY)
 	@echo "== what is particular to a backend"
-	@$(PYTEST) tests/backends
+	@$(PYTEST) tests/backends tests/local
+
+benchmarks: $(READY)
+	@echo "== the benchmark, in the smallest size"
+	@$(PYTEST) tests/benchmarks
 
 packaging: $(READY)
 	@echo "== packaging"
@@ -69,6 +73,14 @@ table: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/layer_cost.py ray dask
+
+# Against other local executors; takes a quarter of an hour on a quiet machine.
+bench-local: $(READY)
+	@$(BIN)/python benchmarks/local_engine.py --json docs/benchmarks/local-engine.json --table docs/benchmarks/local-engine.md
+
+# The long form of the tests of crashes and leaks: 100 000 tasks, 1 000 kills.
+soak-local: $(READY)
+	@POLYEXEC_LONG=1 $(PYTEST) --timeout 3600 tests/local/test_load_shapes.py
 
 clean:
 	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache
