@@ -11,6 +11,7 @@ what was posted, or it is woken. ``_visits`` and ``_helpless`` may miss a count 
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -31,7 +32,23 @@ _STAND_BACK = 0.002
 _LONGEST_STAND_BACK = 0.05
 """Seconds that the loop's own thread leaves the role to others."""
 
+_ROOM = 300
+"""Frames that are kept for the loop, and for what C code counts as frames."""
+
 _FOR_EVER = float("inf")
+
+
+def _is_deep() -> bool:
+    """Say whether this thread's stack may have no room for what the loop calls."""
+    try:
+        sys._getframe(max(0, sys.getrecursionlimit() - _ROOM))
+    except ValueError:
+        return False
+    return True
+
+
+def _nothing() -> None:
+    """Let the loop look around."""
 
 
 class QueuePoller:
@@ -147,6 +164,8 @@ class Loop:
         """
         if not (self._shared and self._enter()):
             self.nudge()
+            if self._ended:
+                self.post(_nothing)
             return
         try:
             if poll:
@@ -196,7 +215,7 @@ class Loop:
 
     def _enter(self) -> bool:
         # The body of a task may be interrupted anywhere, and must not take another executor's loop with it.
-        if self._stopped or task_session() is not None or not self._shield.up():
+        if self._stopped or task_session() is not None or _is_deep() or not self._shield.up():
             return False
         self._visits += 1
         if self._role.acquire(blocking=False):
@@ -230,7 +249,8 @@ class Loop:
         with self._role:
             self._poller.close_poller()
             self._ended = True
-        self._take_rest()
+        # Once more, for what others have left for the loop without posting anything.
+        self.post(_nothing)
 
     def _stand_back(self) -> None:
         """Leave the role to the user's threads for a moment; longer while one of them has it."""

@@ -112,6 +112,8 @@ class PlainCalls:
         if runtime.failure is not None:
             self._fail()
             return
+        if self._chases:
+            self._end_chases()
         express.decide(runtime.scheduler.barrier())
         while express.actions:
             actions, express.actions = express.actions, []
@@ -276,8 +278,6 @@ class PlainCalls:
     def cancel(self, call: PlainCall, *, force: bool, recursive: bool, token: object) -> None:
         """Stop a call; whoever asks is answered when it is known whether that worked."""
         self._chases.append(_Chase(call, force, recursive, token))
-        if call.seat:
-            self.express.recall(call.seat)
         self._end_chases()
 
     def cancel_all(self, force: bool) -> None:
@@ -303,6 +303,8 @@ class PlainCalls:
             self.promote(call)
             scheduler.cancel(call.id, force=chase.force, recursive=chase.recursive, token=chase.token)
         else:
+            # It may have been handed to another seat since.
+            self.express.recall(call.seat)
             return False
         return True
 

@@ -7,8 +7,10 @@ up, SIGINT is noted, and what the program wants to happen then happens when the 
 from __future__ import annotations
 
 import _signal
+import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -25,6 +27,9 @@ _OTHERS = tuple(
 _MAIN = threading.main_thread
 
 
+_shields: weakref.WeakSet[Shield] = weakref.WeakSet()
+
+
 class Shield:
     """Keeps exceptions of signal handlers out of the code of one thread.
 
@@ -36,6 +41,7 @@ class Shield:
         self._noticed = noticed
         self._previous: Any = None
         self.came = False
+        _shields.add(self)
 
     def up(self) -> bool:
         """Put the shield up in this thread; False, and no shield, if the program has handlers that may raise."""
@@ -63,6 +69,21 @@ class Shield:
         if came:
             previous(signal.SIGINT, None)
 
+    def forget(self) -> None:
+        """Take the shield down in a forked child, where nobody else will."""
+        self.came = False
+        if self._previous is not None:
+            previous, self._previous = self._previous, None
+            _set(signal.SIGINT, previous)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.came = True
         self._noticed()
+
+
+def _forget_all() -> None:
+    for shield in tuple(_shields):
+        shield.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

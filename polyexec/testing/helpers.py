@@ -10,7 +10,6 @@ import pytest
 
 import polyexec
 from polyexec import Executor, Future
-from polyexec.spi import Backend
 from polyexec.testing import bodies
 from polyexec.testing.target import Target
 from polyexec.testing.tools import PATIENCE, Gate, Marks
@@ -78,8 +77,7 @@ def require_processes(target: Target) -> None:
 
 def require_shared_memory(target: Target) -> None:
     """Skip the test if tasks do not share memory, or may run on another machine than the caller."""
-    shares = getattr(target.capabilities, "shares_memory", target.backend.put is not Backend.put)
-    if not shares and target.capabilities.processes:
+    if target.capabilities.processes and not target.capabilities.shares_memory:
         pytest.skip("tasks share no memory with others")
     if not target.own_cluster:
         pytest.skip("needs workers on this machine")

@@ -202,7 +202,8 @@ _SMALL_DISK = """
         if how == "put":
             return ex.put(made(number))
         future = ex.submit(made, number)
-        future.result(40)
+        # Asked through a task, because a Future holds the value that its caller has asked for.
+        ex.submit(numbers_of, future).result(40)
         return future
 
     with polyexec.connect(specification) as ex:
@@ -216,7 +217,6 @@ _SMALL_DISK = """
         # Reading takes some room too, and some stores have none left by now.
         del stored[-2:]
         print(json.dumps([ex.submit(numbers_of, future).result(40) for future in stored]), flush=True)
-        # A Future holds the value that its caller has asked for, so each must go.
         print(json.dumps([numbers_of(stored.pop(0).result(40)) for _ in range(len(stored))]), flush=True)
         print(json.dumps(numbers_of(kept(99).result(40))), flush=True)
 """
