@@ -262,6 +262,9 @@ class DriverSession(Session):
 
     def release(self, entry: Entry) -> None:
         """Note that a Future is gone."""
+        if self._pid != _pid[0]:
+            # What belongs to the loop may have been in any state when this process was forked.
+            return
         if entry.loose:
             entry.count = 0
             if entry.id in self._runtime.objects.entries:

@@ -198,11 +198,15 @@ class Express:
 
     def clear(self) -> list[PlainCall]:
         """Give up everything, and give all calls that have not ended."""
-        calls = [call for call in self.pending if not call.dropped]
+        calls = []
+        while self.pending:
+            call = self.pending.popleft()
+            if not call.dropped:
+                calls.append(call)
         for seat in self.seats.values():
             calls += seat.calls.values()
-        self.pending.clear()
         self.seats.clear()
+        self.actions.clear()
         self.asked = 0
         return calls
 
@@ -224,7 +228,9 @@ class Express:
             self._ask(barrier)
         # Whoever adds a call looks at this afterwards, and wakes the thread if it is set. It is not as long as seats
         # have something to do: then their results wake the thread, and many calls travel together.
-        self.hungry = not pending and self._has_room()
+        self.hungry = self._has_room()
+        if self.hungry and pending and not self._can_serve(pending[0], barrier):
+            self.hungry = False
 
     def give_up_idle(self) -> None:
         """Give back the seats on which nothing runs: somebody else needs what they hold."""
@@ -235,6 +241,13 @@ class Express:
     def pause(self) -> float | None:
         """Give the seconds until calls may be overdue, None if that cannot be."""
         return OVERDUE if any(self._may_be_overdue(seat) for seat in self.seats.values()) else None
+
+    def _can_serve(self, call: PlainCall, barrier: float) -> bool:
+        """Say whether something can be done about a call that came during the decision."""
+        if call.dropped:
+            return True
+        idle = any(seat.state is SeatState.OPEN and not seat.calls for seat in self.seats.values())
+        return call.id < barrier and (idle or self.asked < self._wanted(barrier))
 
     def _has_room(self) -> bool:
         if len(self.seats) + self.asked < self.limit:
@@ -259,7 +272,7 @@ class Express:
     def _deal_to(self, seat: Seat, most: int, barrier: float, portions: dict[int, list[PlainCall]]) -> int:
         """Hand calls to a seat as long as they fit; give their number."""
         dealt = 0
-        portion = portions.setdefault(seat.id, []) if self.pending else []
+        portion = portions.setdefault(seat.id, [])
         while dealt < most and self.pending:
             call = self.pending[0]
             if call.dropped:

@@ -12,6 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from polyexec import blocking
+from polyexec.errors import DeadlockError
 from polyexec.loop import Loop
 
 T = TypeVar("T")
@@ -57,6 +58,8 @@ class Mailbox(Generic[T]):
         return not self._items.empty()
 
     def _wait(self, timeout: float | None) -> T:
+        if self._loop.is_current():
+            raise DeadlockError("a finaliser waits for the executor in the middle of whose work it runs")
         self._is_helpless = True
         self._loop.count_helpless(1)
         try:

@@ -14,6 +14,7 @@ import pickle
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
+from opcode import opmap
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +159,18 @@ def _is_stateless(function: FunctionType, code: CodeType | None = None) -> bool:
         return False
     if function.__closure__ or function.__defaults__ or function.__kwdefaults__ or function.__dict__:
         return False
-    return not function.__annotations__ and _refers_to_nothing(function.__code__, function.__globals__)
+    if function.__annotations__ or (code is None and _writes_globals(function.__code__)):
+        return False
+    return _refers_to_nothing(function.__code__, function.__globals__)
+
+
+_WRITING = {opmap[name] for name in ("STORE_GLOBAL", "DELETE_GLOBAL")}
+
+
+def _writes_globals(code: CodeType) -> bool:
+    if not _WRITING.isdisjoint(code.co_code[::2]):
+        return True
+    return any(type(constant) is CodeType and _writes_globals(constant) for constant in code.co_consts)
 
 
 def _refers_to_nothing(code: CodeType, known: Mapping[str, Any]) -> bool:

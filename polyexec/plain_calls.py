@@ -80,8 +80,8 @@ class PlainCalls:
         Raises:
             SerializationError: something cannot be serialised (S4).
         """
-        known = self._functions.find(function, options.name)
         try:
+            known = self._functions.find(function, options.name)
             data = dump_call(function, args, kwargs) if known is None else dump_arguments(args, kwargs)
         except Exception as error:
             name = options.name or function_name(function)
@@ -110,12 +110,12 @@ class PlainCalls:
         """Decide, and carry it out."""
         express, runtime = self.express, self._runtime
         if runtime.failure is not None:
-            self._fail()
+            self.fail()
             return
         if self._chases:
             self._end_chases()
         express.decide(runtime.scheduler.barrier())
-        while express.actions:
+        while express.actions or (express.hungry and express.pending):
             actions, express.actions = express.actions, []
             for action in actions:
                 self._carry_out(action)
@@ -308,7 +308,8 @@ class PlainCalls:
             return False
         return True
 
-    def _fail(self) -> None:
+    def fail(self) -> None:
+        """Settle all calls, because the backend is lost or broken."""
         assert self._runtime.failure is not None
         for call in self.express.clear():
             call.entry.plain = None

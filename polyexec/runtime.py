@@ -282,6 +282,8 @@ class Runtime:
         stored = error if isinstance(error, Stored) else outcome.encode_error(error)
         self.failure = self.failure or stored
         self.scheduler.fail_all(stored)
+        if self.plain is not None:
+            self.plain.fail()
 
     def cancel(self, task_id: int, *, force: bool, recursive: bool, token: object) -> None:
         """Stop a task; see ``Scheduler.cancel``."""

@@ -19,11 +19,11 @@ _get: Callable[[int], Any] = _signal.getsignal
 _set: Callable[[int, Any], Any] = _signal.signal
 """Those of ``signal`` convert to enums, which takes ten times as long."""
 
-_OTHERS = tuple(
-    int(getattr(signal, name))
-    for name in ("SIGALRM", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGVTALRM", "SIGPROF", "SIGCHLD")
-    if hasattr(signal, name)
+_NAMES = (
+    *("SIGALRM", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGVTALRM", "SIGPROF", "SIGCHLD"),
+    *("SIGPIPE", "SIGTSTP", "SIGCONT", "SIGURG", "SIGIO", "SIGXCPU", "SIGWINCH"),
 )
+_OTHERS = tuple(int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name))
 _MAIN = threading.main_thread
 
 

@@ -1,9 +1,10 @@
 """A page of memory that a worker shares with the driver alone: what must be known without the worker's help.
 
-Two numbers of eight bytes, each written at once. The worker's main thread writes the mark: the plain call that it is
-about to start. ``closed`` is the last seat of which nothing more may start; it only grows, and both sides write it.
-The worker writes the mark before it looks at ``closed``; the driver writes ``closed`` before it looks at the mark,
-and looks only after a while, or when the worker is dead. So nothing starts that the driver takes for not started.
+Numbers of eight bytes, each written at once. The worker's main thread writes the mark, the plain call that it would
+start, then looks at ``closed``, and if it may writes the call as started. ``closed`` is the last seat of which nothing
+more may start; each side writes its own, which only grow. The driver closes a seat before it looks at the mark, and
+looks only after a while, or when the worker is dead. So nothing starts that the driver takes for not started; and as
+long as mark and start differ the worker has not looked yet.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import socket
 
 from polyexec_local.memory import Mapping, anonymous_file
 
-_MARK, _CLOSED = 0, 1
+_MARK, _STARTED, _CLOSED_BY_DRIVER, _CLOSED_BY_WORKER = range(4)
 
 
 class Page:
@@ -22,28 +23,36 @@ class Page:
 
     Args:
         descriptor: a file of at least one page; may be closed afterwards.
+        in_worker: this is the worker.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, in_worker: bool = False) -> None:
+        self._own = _CLOSED_BY_WORKER if in_worker else _CLOSED_BY_DRIVER
         self._cells = Mapping(descriptor, mmap.PAGESIZE, writable=True).memory(0, mmap.PAGESIZE).cast("Q")
 
-    def mark(self, call_id: int) -> None:
-        """Say which call is about to start."""
-        self._cells[_MARK] = call_id
+    def may_start(self, seat: int, call_id: int) -> bool:
+        """Say whether a call may start, and take down that it does; in the worker's main thread."""
+        cells = self._cells
+        cells[_MARK] = call_id
+        if cells[_CLOSED_BY_DRIVER] >= seat or cells[_CLOSED_BY_WORKER] >= seat:
+            cells[_MARK] = cells[_STARTED]
+            return False
+        cells[_STARTED] = call_id
+        return True
 
     @property
-    def marked(self) -> int:
-        """The call that started last, or is about to, unless it sees that its seat is closed."""
-        return self._cells[_MARK]
+    def started(self) -> int:
+        """The plain call that started last."""
+        return self._cells[_STARTED]
 
     @property
-    def closed(self) -> int:
-        """The last seat of which nothing more may start."""
-        return self._cells[_CLOSED]
+    def is_undecided(self) -> bool:
+        """Whether a call may be about to start."""
+        return self._cells[_MARK] != self._cells[_STARTED]
 
     def close(self, seat: int) -> None:
         """Let nothing more start of a seat, and of those before it."""
-        self._cells[_CLOSED] = max(seat, self._cells[_CLOSED])
+        self._cells[self._own] = max(seat, self._cells[self._own])
 
 
 def send_kit(connection: socket.socket) -> tuple[socket.socket, Page]:
@@ -77,6 +86,6 @@ def receive_kit(connection: socket.socket) -> tuple[socket.socket, Page]:
     """Take what ``send_kit`` has sent, in a worker. Blocks until it is there."""
     _, descriptors, _, _ = socket.recv_fds(connection, 1, 2)
     try:
-        return socket.socket(fileno=descriptors[0]), Page(descriptors[1])
+        return socket.socket(fileno=descriptors[0]), Page(descriptors[1], in_worker=True)
     finally:
         os.close(descriptors[1])

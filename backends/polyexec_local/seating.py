@@ -106,7 +106,7 @@ class Seating:
         """Report the death of a worker that has a seat."""
         self._workers.pop(worker.seat, None)
         self._recalls.pop(worker.seat, None)
-        self._listener.vacated(worker.seat, worker.page.marked, death)
+        self._listener.vacated(worker.seat, worker.page.started, death)
 
     def due(self) -> float | None:
         """Give the monotonic time at which a recall should have been answered, None if there is none."""
@@ -115,11 +115,14 @@ class Seating:
     def end_waits(self, now: float) -> None:
         """Find out what runs on seats whose workers have not answered a recall."""
         for seat in [seat for seat, deadline in self._recalls.items() if deadline <= now]:
-            del self._recalls[seat]
             worker = self._workers.get(seat)
+            if worker is not None and worker.page.is_undecided:
+                self._recalls[seat] = now + _RECALL_PATIENCE
+                continue
+            del self._recalls[seat]
             if worker is not None:
-                # In this order: the call that is marked has started after all before it were reported.
-                running = worker.page.marked
+                # In this order: what has started last did so after all before it were reported.
+                running = worker.page.started
                 with contextlib.suppress(OSError):
                     self._wiring.take_ready(worker)
                 self._listener.kept(seat, running)

@@ -129,9 +129,7 @@ class _Worker:
         while frames:
             frame = frames.popleft()
             assert isinstance(frame, Frame)
-            if frame.kind == "hand":
-                self._learn(*frame.fields)
-            elif frame.kind in ("room", "refused"):
+            if frame.kind in ("room", "refused"):
                 self._room = self._taken(frame)
             elif frame.kind == "segment":
                 self._learn_segment(frame)
@@ -144,21 +142,20 @@ class _Worker:
             gc.collect()
             self._give_back(self._channel)
 
-    def _learn(
+    def _unpack(
         self, seat: int, forget: bool, functions: Sequence[tuple[int, bytes, str]], calls: Sequence[Any]
     ) -> None:
+        """Take the functions and calls of a message; those of earlier ones have run, and need no function any more."""
         assert self._plain is not None
         if forget:
             self._plain.forget()
         for function in functions:
             self._plain.learn(*function)
-        self._items.extend((seat, *call) for call in calls)
+        self._items.extendleft((seat, *call) for call in reversed(calls))
 
     def _run_plain(self, seat: int, call_id: int, key: int, data: bytes, name: str) -> None:
         self._deciding = True
-        # In this order: whoever closes the seat looks at the mark afterwards, so that one of the two is seen.
-        self._page.mark(call_id)
-        if self._page.closed >= seat:
+        if not self._page.may_start(seat, call_id):
             # The driver has taken it back, or will.
             self._deciding = False
             return
@@ -176,6 +173,9 @@ class _Worker:
     def _run_frame(self, frame: Frame) -> bool:
         if frame.kind == "exit":
             return False
+        if frame.kind == "hand":
+            self._unpack(*frame.fields)
+            return True
         if frame.kind == "setup":
             self._channel.send(self._set_up(frame.fields[0]))
             return True
@@ -338,7 +338,7 @@ class _Worker:
     def ask(self, call_id: int, message: Stored) -> tuple[bytes, Sequence[Stored]]:
         """Send a request to the driver, and wait for its reply."""
         seat = self._seat
-        if seat and self._page.closed < seat:
+        if seat:
             # From here on the driver treats the call like any other; those behind it cannot wait for its end.
             self._outgoing.put(seat)
         if sum(memoryview(buffer).nbytes for buffer in message.buffers) <= THRESHOLD:
