@@ -46,7 +46,9 @@ class DaskBackend(Backend):
             "live on.",
         ),
     )
-    capabilities: ClassVar[Capabilities] = Capabilities(processes=True, queues_calls=True, remote=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        processes=True, queues_calls=True, remote=True, shares_memory=True
+    )
 
     def __init__(self, config: DaskConfig) -> None:
         super().__init__(config)

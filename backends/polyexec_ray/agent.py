@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 
 from polyexec_ray.death import Autopsy, Mark
+from polyexec_ray.freight import load, unload
 from polyexec_ray.processes import (
     descendants,
     end_group,
@@ -133,6 +134,7 @@ class Agent:
         self._watched: dict[int, _Watched] = {}
         self._autopsies: dict[int, Autopsy] = {}
         self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._large: dict[int, Any] = {}
         self._stops: dict[int, tuple[int, asyncio.Future[str]]] = {}
         self._news: list[News] = []
         self._wake: asyncio.Event = asyncio.Event()
@@ -206,13 +208,20 @@ class Agent:
                 await watched.ended.wait()
         return self._autopsies.get(worker_id, Autopsy())
 
-    async def request(self, call_id: int, cargo: Any) -> Any:
+    async def request(self, call_id: int, cargo: Any, large: bool = False) -> Any:
         """Pass a request on to the driver, and give its reply."""
         number = self._number()
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
+        if large:
+            self._large[number] = cargo
+            cargo = None
         self._tell(Request(number, call_id, cargo))
         return await answer
+
+    async def cargo(self, number: int) -> Any:
+        """Give the cargo of a large request."""
+        return load(unload(self._large.pop(number)))
 
     async def reply(self, number: int, reply: Any) -> None:
         """Bring the driver's reply to a request."""

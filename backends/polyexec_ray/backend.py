@@ -63,7 +63,7 @@ class RayBackend(Backend):
         ),
     )
     capabilities: ClassVar[Capabilities] = Capabilities(
-        processes=True, assigns_gpus=True, queues_calls=True, remote=True
+        processes=True, assigns_gpus=True, queues_calls=True, remote=True, shares_memory=True
     )
 
     config: RayConfig

@@ -147,8 +147,10 @@ class Link:
             if not isinstance(cargo, BaseException):
                 self._host.request((self, news.number), news.call_id, unload(cargo))
 
-        if isinstance(news.cargo, list):
-            self._around.notify(news.cargo[0], arrived)
+        if news.cargo is None:
+            reference = self.agent.cargo.remote(news.number)
+            # Ray ends this process if a value that is not inline arrives when nobody holds its reference any more.
+            self._around.notify(reference, lambda cargo, held=reference: arrived(cargo))
         else:
             arrived(news.cargo)
 
@@ -157,5 +159,6 @@ def _part(value: Value) -> Any:
     """Give a value of a reply: cargo, or a list with a reference, which Ray does not resolve on the way."""
     if value.stored is None:
         return [reference_of(value.handle)]
-    cargo = load(value.stored)
-    return [ray.put(cargo)] if value.stored.nbytes >= LARGE else cargo
+    # The agent passes small ones on, and cannot pickle the buffers that Ray would give it.
+    large = value.stored.nbytes >= LARGE
+    return [ray.put(load(value.stored))] if large else load(value.stored, copy=True)

@@ -93,7 +93,7 @@ class Worker:
                 # It would be lost if a later body killed the process.
                 returned = batch.drain()
                 return [*batch.take(), (call_id, self._cargo(outcome))], returned
-            batch.done.append((call_id, self._load(outcome)))
+            batch.done.append((call_id, load(outcome, copy=True)))
         return batch.take(), []
 
     def _run(self, call_id: int, head: bytes, body: Stored, values: Sequence[Stored]) -> Stored:
@@ -131,18 +131,18 @@ class Worker:
 class _Uplink:
     """How a body reaches the executor: by way of the agent."""
 
-    def __init__(self, agent: Any, call_id: int, load: Callable[[Stored], Any]) -> None:
+    def __init__(self, agent: Any, call_id: int, convert: Callable[[Stored], Any]) -> None:
         self._agent = agent
-        self._load = load
+        self._load = convert
         self._call_id = call_id
 
     def request(self, message: Stored) -> tuple[bytes, Sequence[Stored]]:
-        cargo = self._load(message)
-        if message.nbytes >= LARGE:
-            cargo = [ray.put(cargo)]
+        large = message.nbytes >= LARGE
+        # The agent passes small ones on, and cannot pickle the buffers that Ray would give it.
+        cargo = self._load(message) if large else load(message, copy=True)
         # Waiting here and not in ray.get lets an interrupt through at once.
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        reference = self._agent.request.remote(self._call_id, cargo)
+        reference = self._agent.request.remote(self._call_id, cargo, large)
         reference._on_completed(arrived.put)
         reply = arrived.get()
         if isinstance(reply, BaseException):
