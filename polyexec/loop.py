@@ -32,6 +32,9 @@ _STAND_BACK = 0.002
 _LONGEST_STAND_BACK = 0.05
 """Seconds that the loop's own thread leaves the role to others."""
 
+SHORT = 1e-4
+"""Seconds for which it pays to watch instead of sleeping, if the last wait was as short: to wake up takes as long."""
+
 _ROOM = 300
 """Frames that are kept for the loop, and for what C code counts as frames."""
 
@@ -103,6 +106,7 @@ class Loop:
         self._visits = 0
         self._helpless = 0
         self._half_done = False
+        self._watchful = False
         self._sleeping = False
         self._sleep_number = 0
         self._woken = 0
@@ -194,7 +198,7 @@ class Loop:
                 left = end - time.monotonic()
                 if left <= 0 or self._stopped:
                     break
-                self._poll(min(left, _LONGEST_POLL))
+                self._watchful = self._watch(is_done, left) if self._watchful else self._wait(left)
                 if is_done():
                     # The rest can wait until after the caller has what it waits for.
                     self._half_done = True
@@ -203,6 +207,19 @@ class Loop:
         finally:
             self._leave(alert=time.monotonic() - began > _STAND_BACK)
         return True
+
+    def _watch(self, is_done: Callable[[], bool], limit: float) -> bool:
+        """Look again and again for a moment instead of sleeping; say whether that was worth it."""
+        end = time.monotonic() + min(limit, SHORT)
+        while not is_done() and time.monotonic() < end:
+            self._poll(0.0)
+        return is_done()
+
+    def _wait(self, limit: float) -> bool:
+        """Sleep until something comes; say whether it was so short that watching would have done."""
+        began = time.monotonic()
+        self._poll(min(limit, _LONGEST_POLL))
+        return time.monotonic() - began < 2 * SHORT
 
     def count_helpless(self, change: int) -> None:
         """Note that a thread waits for the loop without being it, or does not any more.

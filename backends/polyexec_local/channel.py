@@ -196,15 +196,19 @@ class Channel:
             self._outgoing.popleft()
         return True
 
-    def receive(self) -> deque[Frame | Done] | None:
+    def receive(self, flags: int = 0) -> deque[Frame | Done] | None:
         """Read once, and give the frames that are complete; None at the end of the stream.
+
+        Args:
+            flags: for the system; with ``MSG_DONTWAIT`` it does not block.
 
         Raises:
             BlockingIOError: there is nothing, and the socket does not block.
             OSError: the other end is gone, or what it sends is not good, or finds no room here; the channel is of no
                 use any more.
         """
-        count, ancillary, flags, _ = self._socket.recvmsg_into([self._room], _SPACE, socket.MSG_CMSG_CLOEXEC)
+        flags |= socket.MSG_CMSG_CLOEXEC
+        count, ancillary, flags, _ = self._socket.recvmsg_into([self._room], _SPACE, flags)
         for level, kind, rights in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 numbers = array.array("i")

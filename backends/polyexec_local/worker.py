@@ -35,7 +35,7 @@ from polyexec.interrupts import SignalInterrupts
 from polyexec.plain_worker import PlainWorker
 from polyexec.spi import Head, Stored, Tag
 from polyexec_local.borrower import Borrower, Loan
-from polyexec_local.channel import Channel, Encoded, Frame, encode
+from polyexec_local.channel import Channel, Done, Encoded, Frame, encode
 from polyexec_local.memory import THRESHOLD, Layout
 from polyexec_local.page import Page, receive_kit
 
@@ -44,6 +44,9 @@ _forked: list[bool] = []
 
 _Plain: TypeAlias = tuple[int, int, int, bytes, str]
 """Seat, call, key of the function, data, and the name of the task if the key is 0."""
+
+_SHORT = 1e-4
+"""Seconds for which the main thread watches for the next call before it sleeps, if that was there as soon before."""
 
 _LOOK = 0.3
 """Seconds between looks at whether something that was lent is not seen any more; O5 allows one second for all."""
@@ -100,6 +103,7 @@ class _Worker:
         self._seat = 0
         self._running = 0
         self._deciding = False
+        self._watchful = False
 
     # The main thread
 
@@ -122,7 +126,7 @@ class _Worker:
             self._give_back(self._channel)
 
     def _receive(self) -> None:
-        frames = self._channel.receive()
+        frames = self._next_frames()
         if frames is None:
             _die()
             return
@@ -135,6 +139,16 @@ class _Worker:
                 self._learn_segment(frame)
             else:
                 self._items.append(frame)
+
+    def _next_frames(self) -> deque[Frame | Done] | None:
+        """Wait for the driver; by watching for a moment if that was worth it before, since to wake up takes as long."""
+        began = time.monotonic()
+        while self._watchful and time.monotonic() - began < _SHORT:
+            with contextlib.suppress(BlockingIOError):
+                return self._channel.receive(socket.MSG_DONTWAIT)
+        frames = self._channel.receive()
+        self._watchful = time.monotonic() - began < 2 * _SHORT
+        return frames
 
     def _collect(self) -> None:
         """If nothing comes for a while, let go of values that only garbage refers to, as tracebacks often do (O5)."""

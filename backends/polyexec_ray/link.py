@@ -150,9 +150,14 @@ class Link:
         if news.cargo is None:
             reference = self.agent.cargo.remote(news.number)
             # Ray ends this process if a value that is not inline arrives when nobody holds its reference any more.
-            self._around.notify(reference, lambda cargo, held=reference: arrived(cargo))
+            self._around.notify(reference, partial(_deliver, arrived, reference))
         else:
             arrived(news.cargo)
+
+
+def _deliver(arrived: Callable[[Any], None], held: Any, cargo: Any) -> None:
+    """Pass on what has come under a reference that was held until now."""
+    arrived(cargo)
 
 
 def _part(value: Value) -> Any:
