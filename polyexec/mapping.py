@@ -109,12 +109,7 @@ class _Map:
             self._fill()
             while self.in_flight:
                 results, error = self._next()
-                for result in results:
-                    self.given += 1
-                    if self.settings.progress is not None:
-                        self.settings.progress(self.given)
-                    yield result
-                    self._fill()
+                yield from results if self._is_simple() else self._given(results)
                 if error is not None:
                     raise error
                 self._fill()
@@ -122,6 +117,18 @@ class _Map:
             # The last ones first, so that none starts in the place of one that was cancelled before it.
             for chunk in reversed(self.in_flight):
                 self.executor.cancel(chunk.future)
+
+    def _is_simple(self) -> bool:
+        return self.settings.progress is None and self.settings.buffer is None
+
+    def _given(self, results: Sequence[Any]) -> Iterator[Any]:
+        """Give results one by one, where somebody counts them, or more may be taken for each."""
+        for result in results:
+            self.given += 1
+            if self.settings.progress is not None:
+                self.settings.progress(self.given)
+            yield result
+            self._fill()
 
     def _next(self) -> tuple[list[Any], BaseException | None]:
         chunk = self._ready_chunk()
@@ -172,20 +179,15 @@ class _Map:
 
     def _take(self, size: int) -> tuple[tuple[Any, ...], ...]:
         """Take some items; one with a Future among its arguments goes alone, because it waits for that Future."""
-        chunk: list[tuple[Any, ...]] = []
-        while len(chunk) < size:
-            item = next(self.items, None)
-            if item is None:
-                self.exhausted = True
-                break
-            alone = any(isinstance(argument, Future) for argument in item)
-            if alone and chunk:
-                self.items = itertools.chain([item], self.items)
-                break
-            chunk.append(item)
-            if alone:
-                break
-        return tuple(chunk)
+        chunk = tuple(itertools.islice(self.items, size))
+        kinds = set(map(type, itertools.chain.from_iterable(chunk)))
+        if not any(issubclass(kind, Future) for kind in kinds):
+            self.exhausted = len(chunk) < size
+            return chunk
+        first = next(place for place, item in enumerate(chunk) if _has_future(item))
+        count = max(1, first)
+        self.items = itertools.chain(chunk[count:], self.items)
+        return chunk[:count]
 
     def _submit(self, items: tuple[tuple[Any, ...], ...]) -> _Chunk:
         if len(items) == 1:
@@ -195,3 +197,7 @@ class _Map:
         # In a tuple, so that it is not taken for a dependency.
         where = (handover, PATIENCE) if handover is not None else None
         return _Chunk(self.executor.submit(run_chunk, self.function, items, where), items, handover)
+
+
+def _has_future(item: tuple[Any, ...]) -> bool:
+    return any(isinstance(argument, Future) for argument in item)
