@@ -7,6 +7,7 @@ those that are large are replaced, while a value is pickled, by something that c
 from __future__ import annotations
 
 import pickle
+import sys
 from array import array
 from typing import Any
 
@@ -90,7 +91,7 @@ def reduced(value: Any) -> tuple[Any, ...] | None:
 
 def _reduced_tensor(value: Any) -> tuple[Any, ...] | None:
     try:
-        return (_tensor, (value.numpy(),)) if value.nbytes > LARGE else None
+        return (_tensor, (type(value), value.numpy())) if value.nbytes > LARGE else None
     except (TypeError, RuntimeError):
         # It is on a device, part of a graph of gradients, or of a type that NumPy does not have.
         return None
@@ -102,8 +103,7 @@ def _array(typecode: str, buffer: Any) -> array[Any]:
     return made
 
 
-def _tensor(memory: Any) -> Any:
-    import torch
-
-    # A tensor cannot be read-only.
+def _tensor(kind: type[Any], memory: Any) -> Any:
+    # To load the type its package has been imported. A tensor cannot be read-only.
+    torch: Any = sys.modules[kind.__module__]
     return torch.from_numpy(memory if memory.flags.writeable else memory.copy())

@@ -17,7 +17,20 @@ BACKENDS: dict[str, set[str]] = {
     "polyexec_dask": {"dask", "distributed"},
     "polyexec_ray": {"ray"},
 }
-FOR_BACKENDS = {"config", "envelope", "errors", "interrupts", "lanes", "memory_usage", "options", "outcome", "spi"}
+FOR_BACKENDS = {
+    *(
+        "config",
+        "envelope",
+        "errors",
+        "interrupts",
+        "lanes",
+        "memory_usage",
+        "options",
+        "outcome",
+        "plain_worker",
+        "spi",
+    ),
+}
 TOOLS = {"attrs", "cloudpickle", "threadpoolctl"}
 
 
