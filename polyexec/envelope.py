@@ -14,8 +14,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import attrs
 
@@ -35,6 +35,8 @@ from polyexec.spi import Interrupts, Uplink
 from polyexec.stored import Flag, Outcome, Stored, Tag
 from polyexec.surroundings import surroundings
 from polyexec.wire import Attempt, Setup, Slot, stamp
+
+T = TypeVar("T")
 
 __all__ = ["exhausted", "prepare", "refusal", "run", "stamp"]
 
@@ -132,6 +134,36 @@ def _is_own_process(setup: Setup) -> bool:
     return setup.driver != f"{socket.gethostname()}:{os.getpid()}"
 
 
+def interruptible(interrupts: Interrupts, call_id: int, body: Callable[[], T]) -> T | Stored | None:
+    """Run the body of a call; nothing is raised in this thread before or after.
+
+    Args:
+        interrupts: how it is interrupted.
+        call_id: the call.
+        body: runs it, and gives its outcome.
+
+    Returns:
+        The outcome, None if the call was interrupted.
+    """
+    result: T | Stored | None = None
+    try:
+        try:
+            interrupts.begin(call_id)
+            result = body()
+        except Interrupted:
+            result = None
+        except BaseException as error:
+            # A fault of the envelope's own.
+            result = outcome.encode_error(error)
+        interrupted = interrupts.end(call_id)
+    except Interrupted:
+        # It arrived between the lines above, at the latest before the first line of ``end``; there is no second.
+        interrupted = interrupts.end(call_id)
+    if interrupted:
+        return None
+    return result or outcome.encode_error(RemoteError("polyexec.errors.Interrupted", "raised by the task itself"))
+
+
 def exited(task: str, error: SystemExit) -> TaskExited:
     """Give the error of a task that has called ``sys.exit``."""
     code = error.code if isinstance(error.code, (int, str, type(None))) else repr(error.code)
@@ -203,27 +235,13 @@ class _Body:
                 process_session.remove(session)
 
     def _interruptible(self, session: RemoteSession) -> Stored:
-        """Run the body; nothing is raised in this thread before or after, so that what surrounds it is put back."""
-        call_id, interrupts = self.attempt.call_id, self.interrupts
-        result: Stored | None = None
-        try:
-            try:
-                interrupts.begin(call_id)
-                if self.attempt.announce:
-                    session.announce()
-                result = self._encoded()
-            except Interrupted:
-                result = None
-            except BaseException as error:
-                # A fault of the envelope's own.
-                result = outcome.encode_error(error)
-            interrupted = interrupts.end(call_id)
-        except Interrupted:
-            # It arrived between the lines above, at the latest before the first line of ``end``; there is no second.
-            interrupted = interrupts.end(call_id)
-        if interrupted:
-            return outcome.cancelled(self.attempt.name)
-        return result or outcome.encode_error(RemoteError("polyexec.errors.Interrupted", "raised by the task itself"))
+        def body() -> Stored:
+            if self.attempt.announce:
+                session.announce()
+            return self._encoded()
+
+        found = interruptible(self.interrupts, self.attempt.call_id, body)
+        return outcome.cancelled(self.attempt.name) if found is None else found
 
     def _encoded(self) -> Stored:
         try:

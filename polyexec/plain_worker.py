@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from polyexec import outcome
-from polyexec.envelope import exited, prepared_setup
-from polyexec.errors import Interrupted, RemoteError, SerializationError
+from polyexec.envelope import exited, interruptible, prepared_setup
+from polyexec.errors import Interrupted, SerializationError
 from polyexec.plain import is_small_atom
 from polyexec.remote import RemoteSession
 from polyexec.session import Session, session_makers
@@ -64,26 +64,10 @@ class PlainWorker:
             The outcome; its data alone if it has no buffers.
         """
         default_surroundings()
-        interrupts = self._interrupts
-        result: bytes | Stored | None = None
         self._call_id = call_id
-        try:
-            try:
-                interrupts.begin(call_id)
-                result = self._encoded(key, data, name)
-            except Interrupted:
-                result = None
-            except BaseException as error:
-                # A fault of this module's own.
-                result = outcome.encode_error(error)
-            interrupted = interrupts.end(call_id)
-        except Interrupted:
-            # It arrived between the lines above, at the latest before the first line of ``end``; there is no second.
-            interrupted = interrupts.end(call_id)
+        found = interruptible(self._interrupts, call_id, lambda: self._encoded(key, data, name))
         self._session = None
-        if interrupted:
-            return outcome.cancelled(self._name(key, name))
-        return result or outcome.encode_error(RemoteError("polyexec.errors.Interrupted", "raised by the task itself"))
+        return outcome.cancelled(self._name(key, name)) if found is None else found
 
     def _encoded(self, key: int, data: bytes, name: str) -> bytes | Stored:
         began = time.perf_counter()
