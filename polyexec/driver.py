@@ -31,6 +31,8 @@ from polyexec.tasks import TaskData
 GRACE = 2.0
 """Seconds that running tasks get to end when they are cancelled by ``close``, before they are killed."""
 
+_LARGE = 1 << 20
+
 EXIT_GRACE = 5.0
 """Seconds that tasks get to end when the interpreter exits without ``close``."""
 
@@ -102,6 +104,11 @@ class DriverSession(Session):
         head, _ = Head.decode(stored.data)
         for inner in head.references:
             self._runtime.objects.note(inner, 1)
+        if stored.nbytes >= _LARGE and not self._runtime.in_loop():
+            # What was dropped just now makes room, in memory that is faster than new memory.
+            dropped = Mailbox[bool](self._loop)
+            self._runtime.post(dropped.put, True)
+            dropped.take()
         handle = self._backend.put(stored)
         entry = self._runtime.new_entries("put", 1)[0]
         # What the engine does not keep must not change with the caller's own memory (S2); bytes are not copied by this.
@@ -144,8 +151,11 @@ class DriverSession(Session):
             if enough <= before or (left is not None and left <= 0):
                 return
             # Values that others wait for count as well; then there is one round more.
-            if not self._loop.visit_until(partial(objects.have_settled, enough), left):
+            if not self._loop.visit_until(partial(objects.have_settled, enough), left, alone=self._is_alone()):
                 self._wait_helplessly(entries, count, left)
+
+    def _is_alone(self) -> bool:
+        return self._plain is not None and self._plain.express.has_at_most_one()
 
     def _wait_helplessly(self, entries: Sequence[Entry], count: int, timeout: float | None) -> None:
         arrived = Mailbox[Entry](self._loop)

@@ -171,6 +171,10 @@ class Express:
         """Give the seat to which a call has been handed, if any."""
         return next((seat for seat in self.seats.values() if call_id in seat.calls), None)
 
+    def has_at_most_one(self) -> bool:
+        """Say whether there is hardly anything to do. From any thread; what it says may be out of date."""
+        return not self.pending and sum([len(seat.calls) for seat in tuple(self.seats.values())]) <= 1
+
     def is_closed(self, seat_id: int) -> bool:
         """Say whether it is known that what a seat holds has started."""
         seat = self.seats.get(seat_id)

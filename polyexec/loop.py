@@ -178,12 +178,13 @@ class Loop:
         finally:
             self._leave()
 
-    def visit_until(self, is_done: Callable[[], bool], timeout: float | None) -> bool:
+    def visit_until(self, is_done: Callable[[], bool], timeout: float | None, *, alone: bool = False) -> bool:
         """Be the loop until something is so.
 
         Args:
             is_done: asked after each event.
             timeout: seconds.
+            alone: nothing else is to be expected meanwhile, so that there may be a processor to watch with.
 
         Returns:
             False, at once, if that is not possible, because somebody else is the loop; True after the visit, which
@@ -198,7 +199,10 @@ class Loop:
                 left = end - time.monotonic()
                 if left <= 0 or self._stopped:
                     break
-                self._watchful = self._watch(is_done, left) if self._watchful else self._wait(left)
+                if alone and self._watchful:
+                    self._watchful = self._watch(is_done, left)
+                else:
+                    self._watchful = self._wait(left)
                 if is_done():
                     # The rest can wait until after the caller has what it waits for.
                     self._half_done = True
