@@ -23,6 +23,9 @@ from polyexec.plain import PlainCall, PlainFunction
 AHEAD = 0.01
 """Seconds of work that may lie before a worker: it hides a round trip, and hardly matters for order or fairness."""
 
+LADEN = 0.004
+"""Seconds of work with which a worker can be left alone for a while."""
+
 OVERHEAD = 10e-6
 """Seconds that a call costs its worker besides its own work."""
 
@@ -170,6 +173,12 @@ class Express:
     def seat_of(self, call_id: int) -> Seat | None:
         """Give the seat to which a call has been handed, if any."""
         return next((seat for seat in self.seats.values() if call_id in seat.calls), None)
+
+    def is_laden(self) -> bool:
+        """Say whether calls are pending, and all seats have work for a while."""
+        return bool(self.pending) and all(
+            seat.state is SeatState.OPEN and len(seat.calls) > 1 and seat.load > LADEN for seat in self.seats.values()
+        )
 
     def has_at_most_one(self) -> bool:
         """Say whether there is hardly anything to do. From any thread; what it says may be out of date."""

@@ -35,6 +35,9 @@ _LONGEST_STAND_BACK = 0.05
 SHORT = 1e-4
 """Seconds for which it pays to watch instead of sleeping, if the last wait was as short: to wake up takes as long."""
 
+GATHER = 0.002
+"""Seconds for which results are let gather while all workers have enough to do."""
+
 _ROOM = 300
 """Frames that are kept for the loop, and for what C code counts as frames."""
 
@@ -48,6 +51,10 @@ def _is_deep() -> bool:
     except ValueError:
         return False
     return True
+
+
+def _never() -> bool:
+    return False
 
 
 def _nothing() -> None:
@@ -99,6 +106,7 @@ class Loop:
         self._pause = pause
         self._advance = advance
         self._failed = failed
+        self._is_laden: Callable[[], bool] = _never
         self._role = threading.Lock()
         self._owner = 0
         self._shield = Shield(self.wake)
@@ -116,9 +124,15 @@ class Loop:
         self._come_back: SimpleQueue[None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def wait_with(self, poller: Poller) -> None:
-        """Wait for something else besides, and let the user's threads have the role; before the start."""
+    def wait_with(self, poller: Poller, is_laden: Callable[[], bool]) -> None:
+        """Wait for something else besides, and let the user's threads have the role; before the start.
+
+        Args:
+            poller: how to wait.
+            is_laden: says whether all workers have enough to do for a while, and more is to come.
+        """
         self._poller = poller
+        self._is_laden = is_laden
         self._shared = True
 
     def start(self) -> None:
@@ -208,6 +222,9 @@ class Loop:
                     self._half_done = True
                     break
                 self._work()
+                if left > GATHER and self._is_laden():
+                    # Results come faster than they are needed: fewer looks leave more of the processors to the workers.
+                    time.sleep(GATHER)
         finally:
             self._leave(alert=time.monotonic() - began > _STAND_BACK)
         return True

@@ -76,7 +76,7 @@ class Runtime:
     def start(self) -> None:
         """Start the loop; the backend is open."""
         if self.backend.poller is not None:
-            self.loop.wait_with(self.backend.poller)
+            self.loop.wait_with(self.backend.poller, self._is_laden)
         if self.backend.seats is not None:
             self.plain = PlainCalls(self, self.backend.seats)
             self.backend.seats.report_to(self.plain)
@@ -183,6 +183,9 @@ class Runtime:
             self._actions.carry_out(batch)
             scheduler.schedule()
         return True
+
+    def _is_laden(self) -> bool:
+        return self.plain is not None and self.plain.express.is_laden()
 
     def _is_empty(self) -> bool:
         return not self.scheduler.tasks and (self.plain is None or self.plain.is_empty)

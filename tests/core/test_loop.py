@@ -23,7 +23,7 @@ class Ground:
         self.failed: list[Exception] = []
         self.poller = QueuePoller()
         self.loop = Loop("loop", lambda: None, lambda: None, self.failed.append)
-        self.loop.wait_with(self.poller)
+        self.loop.wait_with(self.poller, lambda: False)
 
     def in_threads(self, count: int, body: Callable[[int], None]) -> None:
         threads = [threading.Thread(target=body, args=(number,)) for number in range(count)]
