@@ -64,8 +64,10 @@ class Shield:
         if threading.get_ident() != _MAIN().ident or self._previous is None:
             return
         previous, came = self._previous, self.came
-        self._previous, self.came = None, False
+        self.came = False
+        # In this order, because another thread may fork in between.
         _set(signal.SIGINT, previous)
+        self._previous = None
         if came:
             previous(signal.SIGINT, None)
 

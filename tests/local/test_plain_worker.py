@@ -138,6 +138,9 @@ FORKING = """
 import os, signal, threading, time
 import polyexec
 
+# Jobs in the background of a shell start with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def fork():
     pid = os.fork()
     if not pid:
