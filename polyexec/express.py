@@ -161,14 +161,12 @@ class Express:
             seat.load = 0.0 if victim is None else victim.cost
             self._take_back(waiting.values())
 
-    def vacated(self, seat_id: int, running: int | None) -> PlainCall | None:
-        """Learn that the worker of a seat has died; give the call that was running."""
+    def vacated(self, seat_id: int) -> bool:
+        """Learn that the worker of a seat has died while none of its calls ran; False if the seat is not known."""
         seat = self.seats.pop(seat_id, None)
-        if seat is None:
-            return None
-        victim = seat.calls.pop(running, None) if running is not None else None
-        self._take_back(seat.calls.values())
-        return victim
+        if seat is not None:
+            self._take_back(seat.calls.values())
+        return seat is not None
 
     def seat_of(self, call_id: int) -> Seat | None:
         """Give the seat to which a call has been handed, if any."""

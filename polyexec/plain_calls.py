@@ -215,15 +215,12 @@ class PlainCalls:
 
     def vacated(self, seat: int, running: int | None, death: Death) -> None:
         """Learn that the worker of a seat has died."""
-        held = seat in self.express.seats
-        known = self.express.seats.get(seat)
-        victim = known.calls.get(running) if known is not None and running is not None else None
-        if victim is not None:
+        victim = None if running is None else self.find(running)
+        if victim is not None and victim.seat == seat:
             self._promote(victim)
             self._runtime.scheduler.lost(victim.id, death)
-        elif held:
+        elif self.express.vacated(seat):
             self._runtime.scheduler.leave_seat(seat)
-        self.express.vacated(seat, running)
         self._end_chases()
 
     # Calls that become ordinary tasks
@@ -282,9 +279,11 @@ class PlainCalls:
 
     def cancel_all(self, force: bool) -> None:
         """Stop all calls."""
-        for call in [*self.express.pending, *(c for seat in self.express.seats.values() for c in seat.calls.values())]:
-            if not call.dropped:
-                self.cancel(call, force=force, recursive=False, token=None)
+        calls = [*self.express.pending]
+        for seat in self.express.seats.values():
+            calls += seat.calls.values()
+        self._chases += [_Chase(call, force, False, None) for call in calls if not call.dropped]
+        self._end_chases()
 
     def _end_chases(self) -> None:
         self._chases = [chase for chase in self._chases if not self._ends(chase)]
@@ -294,17 +293,23 @@ class PlainCalls:
         call, scheduler = chase.call, self._runtime.scheduler
         if call.entry.tag is not None:
             self._runtime.answer(chase.token, False)
-        elif call.entry.plain is None:
-            scheduler.cancel(call.id, force=chase.force, recursive=chase.recursive, token=chase.token)
-        elif self.express.drop(call):
-            self._make_ordinary(call)
-            scheduler.cancel(call.id, force=chase.force, recursive=chase.recursive, token=chase.token)
-        elif self.express.is_closed(call.seat):
-            self.promote(call)
+        elif self._is_ordinary(call):
             scheduler.cancel(call.id, force=chase.force, recursive=chase.recursive, token=chase.token)
         else:
             # It may have been handed to another seat since.
             self.express.recall(call.seat)
+            return False
+        return True
+
+    def _is_ordinary(self, call: PlainCall) -> bool:
+        """Make a call an ordinary task if it is none yet; False if it is not known yet whether it has started."""
+        if call.entry.plain is None:
+            return True
+        if self.express.drop(call):
+            self._make_ordinary(call)
+        elif self.express.is_closed(call.seat):
+            self.promote(call)
+        else:
             return False
         return True
 
