@@ -34,7 +34,7 @@ from polyexec.session import Entry
 from polyexec.spi import Call, Lease
 from polyexec.stored import Head, Outcome, Stored, Tag
 from polyexec.tasks import TaskData
-from polyexec.wire import Attempt, TaskSpec
+from polyexec.wire import Attempt, Role, TaskSpec
 
 if TYPE_CHECKING:
     from polyexec.runtime import Runtime
@@ -98,6 +98,7 @@ class Actions:
             data.lane,
             action.queued,
             data.body_handle,
+            spec.role is not Role.TASK,
         )
         try:
             self._runtime.backend.submit(call)

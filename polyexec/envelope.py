@@ -221,7 +221,9 @@ class _Body:
 
     def outcome(self) -> Stored:
         """Run the body, and encode how it ended."""
-        session = RemoteSession(self.setup.executor_id, self.uplink, inline=self.setup.inline)
+        session = RemoteSession(
+            self.setup.executor_id, self.uplink, inline=self.setup.inline, interrupts=self.interrupts
+        )
         token = current_session.set(session)
         own_process = self.setup.exclusive and _is_own_process(self.setup)
         if own_process:

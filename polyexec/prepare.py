@@ -15,7 +15,7 @@ from polyexec.future import Future
 from polyexec.options import TaskOptions
 from polyexec.payload import Reference
 from polyexec.stored import Stored
-from polyexec.wire import Slot, TaskSpec
+from polyexec.wire import Role, Slot, TaskSpec
 
 
 @attrs.frozen(eq=False)
@@ -42,6 +42,7 @@ def prepare_task(
     *,
     snapshot: bool,
     keep_hook: bool,
+    role: Role = Role.TASK,
 ) -> Prepared:
     """Serialise a call.
 
@@ -53,6 +54,7 @@ def prepare_task(
         options: of the call.
         snapshot: copy buffers that the caller may change.
         keep_hook: leave the retry hook as it is, because the driver is here.
+        role: what its body does.
 
     Returns:
         The task.
@@ -76,7 +78,7 @@ def prepare_task(
     except Exception as error:
         raise payload.serialization_error("argument", name, roots(function, args, kwargs), error) from error
     spec = _spec(name, function, options, dependencies, _ids(executor_id, references), keep_hook)
-    return Prepared(spec, body, call)
+    return Prepared(attrs.evolve(spec, role=role) if role is not Role.TASK else spec, body, call)
 
 
 def function_name(function: Callable[..., Any]) -> str:

@@ -22,7 +22,7 @@ from polyexec.errors import ForkedExecutor, Interrupted, PolyexecError
 from polyexec.options import TaskOptions
 from polyexec.prepare import prepare_task
 from polyexec.session import ClusterResources, Entry, Info, Session
-from polyexec.spi import Uplink
+from polyexec.spi import Interrupts, Uplink
 from polyexec.stored import Head, Stored, Tag
 
 _INLINE = 64 * 1024
@@ -36,11 +36,23 @@ class RemoteSession(Session):
         executor_id: the executor.
         uplink: the way to the driver.
         inline: a submitted task runs in the submitting thread.
+        interrupts: how bodies are interrupted here, for a body that runs calls of its own; None if none may.
+        speaker: the call of such a body in whose name this session asks; None for the body itself.
     """
 
-    def __init__(self, executor_id: str, uplink: Uplink, *, inline: bool) -> None:
+    def __init__(
+        self,
+        executor_id: str,
+        uplink: Uplink,
+        *,
+        inline: bool,
+        interrupts: Interrupts | None = None,
+        speaker: int | None = None,
+    ) -> None:
         self.executor_id = executor_id
-        self._uplink = uplink
+        self.uplink = uplink
+        self.interrupts = interrupts
+        self._speaker = speaker
         self._inline = inline
         self._thread = threading.get_ident()
         self._pid = os.getpid()
@@ -52,7 +64,7 @@ class RemoteSession(Session):
     @property
     def info(self) -> Info:
         """Ask the driver, so that tasks see the same as the driver does."""
-        found, _ = self._ask("info")
+        found, _ = self.ask("info")
         assert isinstance(found, Info)
         return found
 
@@ -62,18 +74,18 @@ class RemoteSession(Session):
         """Ask the driver to run a task."""
         task = prepare_task(self.executor_id, function, args, kwargs, options, snapshot=False, keep_hook=False)
         with lanes.opened() if self._inline else contextlib.nullcontext() as lane:
-            first, _ = self._ask("submit", task.spec, lane, value=task.body)
+            first, _ = self.ask("submit", task.spec, lane, value=task.body)
             if lane is not None:
                 lanes.serve(lane)
         if lane is not None:
-            self._ask("served", first)
+            self.ask("served", first)
         count = task.spec.num_returns
         return [self._new_entry(first + i, task.spec.name, None if count == 1 else i) for i in range(count)]
 
     def put(self, value: Any) -> Entry:
         """Ask the driver to store a value."""
         stored = outcome.encode_value("put", value, stage="argument")
-        entry_id, _ = self._ask("put", _head(stored), value=stored)
+        entry_id, _ = self.ask("put", _head(stored), value=stored)
         entry = self._new_entry(entry_id, "put", None)
         entry.tag = Tag.VALUE
         return entry
@@ -82,13 +94,13 @@ class RemoteSession(Session):
         """Ask the driver for an entry that a task will fulfil."""
         if self._inline:
             return None
-        entry_id, _ = self._ask("promise", name)
+        entry_id, _ = self.ask("promise", name)
         return self._new_entry(entry_id, name, None)
 
     def fulfil(self, entry: Entry, value: Any) -> None:
         """Let the driver give a promised entry its value."""
         stored = outcome.encode_value(entry.name, value)
-        self._ask("fulfil", entry.id, _head(stored), value=stored)
+        self.ask("fulfil", entry.id, _head(stored), value=stored)
 
     def wait(self, entries: Sequence[Entry], count: int, timeout: float | None) -> None:
         """Let the driver say which values are there."""
@@ -96,25 +108,25 @@ class RemoteSession(Session):
         needed = count - (len(entries) - len(open_entries))
         if needed <= 0:
             return
-        done, _ = self._ask("wait", tuple(open_entries), needed, timeout)
+        done, _ = self.ask("wait", tuple(open_entries), needed, timeout)
         for entry_id, tag in done:
             open_entries[entry_id].tag = Tag(tag)
 
     def fetch(self, entry: Entry) -> Stored:
         """Bring a value from the driver."""
-        note, values = self._ask("fetch", entry.id)
+        note, values = self.ask("fetch", entry.id)
         entry.note = note
         return values[0]
 
     def refresh(self, entry: Entry) -> None:
         """Ask the driver about a value."""
-        (tag, entry.running, entry.attempts), _ = self._ask("status", entry.id)
+        (tag, entry.running, entry.attempts), _ = self.ask("status", entry.id)
         if tag is not None:
             entry.tag = Tag(tag)
 
     def cancel(self, entry: Entry, *, force: bool, recursive: bool) -> bool:
         """Ask the driver to stop a task."""
-        answer, _ = self._ask("cancel", entry.task_id, force, recursive)
+        answer, _ = self.ask("cancel", entry.task_id, force, recursive)
         return bool(answer)
 
     def completed(self, entries: Sequence[Entry], timeout: float | None) -> Iterator[Entry]:
@@ -144,13 +156,13 @@ class RemoteSession(Session):
 
     def resources(self) -> ClusterResources:
         """Ask the driver."""
-        found, _ = self._ask("resources")
+        found, _ = self.ask("resources")
         assert isinstance(found, ClusterResources)
         return found
 
     def announce(self) -> None:
         """Tell the driver that the body begins."""
-        self._ask("started")
+        self.ask("started")
 
     def pin(self, entry_id: int, name: str, item: int | None) -> Entry:
         """Give the entry for one more Future; the driver keeps what a task may refer to until the task ends."""
@@ -194,7 +206,21 @@ class RemoteSession(Session):
                     gone.append(entry_id)
         return tuple(gone)
 
-    def _ask(self, kind: str, *fields: Any, value: Stored | None = None) -> tuple[Any, Sequence[Stored]]:
+    def ask(self, kind: str, *fields: Any, value: Stored | None = None) -> tuple[Any, Sequence[Stored]]:
+        """Ask the driver for something, and wait for its answer.
+
+        Args:
+            kind: what is asked for; see ``polyexec.requests``.
+            *fields: of the request; anything that pickle takes.
+            value: goes with it.
+
+        Returns:
+            The answer, and the values that came with it.
+
+        Raises:
+            Interrupted: the call is being stopped.
+            PolyexecError: the answer is an error.
+        """
         if os.getpid() != self._pid:
             raise ForkedExecutor(
                 f"the executor of a task cannot be used in a process forked by it; this is process {os.getpid()}"
@@ -202,9 +228,9 @@ class RemoteSession(Session):
         main = threading.get_ident() == self._thread
         apart = value is not None and bool(value.buffers or len(value.data) > _INLINE)
         data = None if value is None or apart else value.data
-        message = pickle.dumps((kind, main, self._released(), fields, data))
+        message = pickle.dumps((kind, main, self._released(), fields, data, self._speaker))
         buffers = (value.data, *value.buffers) if value is not None and apart else ()
-        reply, values = self._uplink.request(Stored(message, buffers))
+        reply, values = self.uplink.request(Stored(message, buffers))
         status, answer = pickle.loads(reply)
         if status == "interrupted":
             raise Interrupted

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from polyexec import lanes, outcome
 from polyexec.errors import DeadlockError, ExecutorClosed, PolyexecError, ResourceExhausted
@@ -18,6 +18,8 @@ from polyexec.tasks import TaskData
 
 if TYPE_CHECKING:
     from polyexec.runtime import Runtime
+
+Handler: TypeAlias = Callable[..., None]
 
 
 class Requests:
@@ -32,10 +34,26 @@ class Requests:
         self._numbers = itertools.count(1)
         self._waits: dict[int, tuple[object, tuple[int, ...], int | None]] = {}
         self._holds: dict[int, Counter[int]] = {}
+        self._handlers: dict[str, Handler] = {
+            name.removeprefix("_on_"): getattr(self, name) for name in dir(self) if name.startswith("_on_")
+        }
+
+    def serve(self, kind: str, handler: Handler) -> None:
+        """Let another part of the runtime answer a kind of request.
+
+        Args:
+            kind: its name.
+            handler: called in the loop with the request's id, the call that asks, whether the thread of its body
+                does, the value that came with it, and the request's own fields; answers by ``reply``, now or later,
+                or raises a ``PolyexecError``, which becomes the answer.
+        """
+        self._handlers[kind] = handler
 
     def handle(self, request_id: object, call_id: int, message: Stored) -> None:
         """Answer a request, now or later."""
-        kind, main, released, fields, data = pickle.loads(message.data)
+        kind, main, released, fields, data, speaker = pickle.loads(message.data)
+        # A body that runs calls of its own lets each of them ask in its own name.
+        call_id = call_id if speaker is None else speaker
         self._runtime.make_ordinary(call_id)
         call = self._runtime.scheduler.running.get(call_id)
         if call is None:
@@ -45,10 +63,10 @@ class Requests:
             return
         if main and _is_interrupted(call, kind):
             call.promised = True
-            self._reply(request_id, "interrupted", None)
+            self.reply(request_id, "interrupted", None)
             return
         try:
-            getattr(self, f"_on_{kind}")(request_id, call_id, main, self._brought(message, data), *fields)
+            self._handlers[kind](request_id, call_id, main, self._brought(message, data), *fields)
         except PolyexecError as error:
             self._error(request_id, error)
         except OSError as error:
@@ -81,25 +99,25 @@ class Requests:
         parent = runtime.scheduler.running[call_id].task.id
         body = value.stored or Stored(b"")
         runtime.submit(TaskData(spec, body, None, entries, lane, body_handle=value.handle), parent)
-        self._reply(request_id, "ok", entries[0].id)
+        self.reply(request_id, "ok", entries[0].id)
         if lane is not None:
             # The submitter serves the lane; it is blocked until the task is settled.
             self._wait(call_id, None, tuple(entry.id for entry in entries), len(entries), None, main, lane)
 
     def _on_served(self, request_id: object, call_id: int, main: bool, value: Value, entry_id: int) -> None:
-        self._reply(request_id, "ok", None)
+        self.reply(request_id, "ok", None)
 
     def _on_put(self, request_id: object, call_id: int, main: bool, value: Value, head: bytes) -> None:
         entry = self._runtime.new_entries("put", 1)[0]
         self._hold(call_id, [entry])
         self._runtime.put(entry, Head.decode(head)[0], value.handle, value.stored)
-        self._reply(request_id, "ok", entry.id)
+        self.reply(request_id, "ok", entry.id)
 
     def _on_promise(self, request_id: object, call_id: int, main: bool, value: Value, name: str) -> None:
         entry = self._runtime.new_entries(name, 1)[0]
         entry.promised = True
         self._hold(call_id, [entry])
-        self._reply(request_id, "ok", entry.id)
+        self.reply(request_id, "ok", entry.id)
 
     def _on_fulfil(
         self, request_id: object, call_id: int, main: bool, value: Value, entry_id: int, head: bytes
@@ -107,7 +125,7 @@ class Requests:
         entry = self._runtime.objects.entries.get(entry_id)
         if entry is not None and entry.tag is None:
             self._runtime.put(entry, Head.decode(head)[0], value.handle, value.stored)
-        self._reply(request_id, "ok", None)
+        self.reply(request_id, "ok", None)
 
     def _on_wait(
         self,
@@ -144,7 +162,7 @@ class Requests:
         if lane is not None:
             lanes.close_lane(lane)
         elif wake is Wake.INTERRUPTED:
-            self._reply(request_id, "interrupted", None)
+            self.reply(request_id, "interrupted", None)
         elif wake is Wake.DEADLOCK:
             found = [self._runtime.objects.entries.get(entry_id) for entry_id in ids]
             names = sorted({entry.name for entry in found if entry is not None and entry.tag is None})
@@ -158,16 +176,16 @@ class Requests:
         else:
             found = [self._runtime.objects.entries.get(entry_id) for entry_id in ids]
             done = [(entry.id, int(entry.tag)) for entry in found if entry is not None and entry.tag is not None]
-            self._reply(request_id, "ok", done)
+            self.reply(request_id, "ok", done)
 
     def _on_fetch(self, request_id: object, call_id: int, main: bool, value: Value, entry_id: int) -> None:
         entry = self._entry(entry_id)
         entry.retrieved = True
-        self._reply(request_id, "ok", entry.note, [self._runtime.value_of(entry)])
+        self.reply(request_id, "ok", entry.note, [self._runtime.value_of(entry)])
 
     def _on_status(self, request_id: object, call_id: int, main: bool, value: Value, entry_id: int) -> None:
         entry = self._entry(entry_id)
-        self._reply(request_id, "ok", (None if entry.tag is None else int(entry.tag), entry.running, entry.attempts))
+        self.reply(request_id, "ok", (None if entry.tag is None else int(entry.tag), entry.running, entry.attempts))
 
     def _on_cancel(
         self, request_id: object, call_id: int, main: bool, value: Value, task_id: int, force: bool, recursive: bool
@@ -177,17 +195,17 @@ class Requests:
     def answer(self, token: object, value: bool) -> None:
         """Reply to a cancel."""
         assert isinstance(token, tuple)
-        self._reply(token[0], "ok", value)
+        self.reply(token[0], "ok", value)
 
     def _on_resources(self, request_id: object, call_id: int, main: bool, value: Value) -> None:
-        self._reply(request_id, "ok", self._runtime.resources())
+        self.reply(request_id, "ok", self._runtime.resources())
 
     def _on_info(self, request_id: object, call_id: int, main: bool, value: Value) -> None:
-        self._reply(request_id, "ok", self._runtime.info)
+        self.reply(request_id, "ok", self._runtime.info)
 
     def _on_started(self, request_id: object, call_id: int, main: bool, value: Value) -> None:
         self._runtime.scheduler.started(call_id)
-        self._reply(request_id, "ok", None)
+        self.reply(request_id, "ok", None)
 
     def end_call(self, call_id: int) -> None:
         """Let go of what a call has made."""
@@ -213,9 +231,10 @@ class Requests:
         return entry
 
     def _error(self, request_id: object, error: PolyexecError) -> None:
-        self._reply(request_id, "error", outcome.encode_error(error).data)
+        self.reply(request_id, "error", outcome.encode_error(error).data)
 
-    def _reply(self, request_id: object, status: str, answer: Any, values: Sequence[Value] = ()) -> None:
+    def reply(self, request_id: object, status: str, answer: Any, values: Sequence[Value] = ()) -> None:
+        """Answer a request, with ``ok``, ``error`` or ``interrupted``."""
         self._runtime.backend.reply(request_id, pickle.dumps((status, answer)), values)
 
 

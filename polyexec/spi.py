@@ -169,6 +169,8 @@ class Call:
         lane: where the submitting thread waits for work, if the backend runs calls inline; see ``polyexec.lanes``.
         queued: the call was handed over before its resources were free; the engine starts it when a worker is free.
         body_handle: what the engine keeps the body by, if it came that way (see ``Message``); ``body`` is empty then.
+        resident: it lives until it is told to end, and does not count among a node's slots; a backend that runs calls
+            inline gives it a thread of its own.
     """
 
     id: int
@@ -183,6 +185,7 @@ class Call:
     lane: int | None = None
     queued: bool = False
     body_handle: object | None = None
+    resident: bool = False
 
 
 @attrs.frozen

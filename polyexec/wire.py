@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import pickle
 import struct
 import sys
@@ -20,6 +21,16 @@ class Slot:
     """Stands in serialised arguments for the value of a dependency."""
 
     index: int
+
+
+class Role(enum.Enum):
+    """What the body of a task does besides to run and give a value."""
+
+    TASK = "task"
+    ACTOR = "actor"
+    """It runs methods until it is told to end."""
+    STREAM = "stream"
+    """It gives values while it runs, and waits for those who read them."""
 
 
 @attrs.frozen
@@ -41,6 +52,7 @@ class TaskSpec:
         timeout: seconds that one attempt may run.
         env: environment variables.
         patient: wait for a node that does not exist yet.
+        role: what its body does.
     """
 
     name: str
@@ -57,6 +69,7 @@ class TaskSpec:
     timeout: float | None
     env: Mapping[str, str]
     patient: bool
+    role: Role = Role.TASK
 
 
 _LENGTH = struct.Struct("<H")

@@ -39,13 +39,20 @@ class SerialBackend(InProcessBackend):
         if not config.isolate:
             # Shadows the class's own: whether arguments are shared is the user's choice.
             self.capabilities = attrs.evolve(type(self).capabilities, shares_arguments=True)  # type: ignore[misc]
+        self._residents: list[threading.Thread] = []
 
     def slots(self) -> int:
         """One task at a time; those that wait lend their slot."""
         return 1
 
     def submit(self, call: Call) -> None:
-        """Let the submitting thread run the call."""
+        """Let the submitting thread run the call; one that lives on has a thread, and runs while others wait for it."""
+        if call.resident:
+            thread = threading.Thread(target=self.run, args=(call,), name=f"polyexec-{call.name}", daemon=True)
+            self._residents = [one for one in self._residents if one.is_alive()]
+            self._residents.append(thread)
+            thread.start()
+            return
         assert call.lane is not None
         lanes.post(call.lane, _Work(self, call))
 
@@ -61,7 +68,10 @@ class SerialBackend(InProcessBackend):
             watch.end()
 
     def close(self, *, kill: bool) -> None:
-        """Leave nothing: there was nothing."""
+        """Wait for threads to end; those that cannot be interrupted end by themselves if ``kill`` is set."""
+        for thread in self._residents:
+            if not kill:
+                thread.join()
 
 
 @attrs.frozen(eq=False)

@@ -283,7 +283,7 @@ class ImaginaryPool:
             worker.closed = max(worker.closed, body.seat)
             worker.line.append(("kept", body.seat, body.call))
         body.asking = True
-        worker.line.append(("request", body, pickle.dumps(message)))
+        worker.line.append(("request", body, pickle.dumps((*message, None))))
 
     def hear(self, worker: Worker) -> None:
         """The listener of a worker deals with what the pool has sent."""
