@@ -23,7 +23,7 @@ from polyexec.options import TaskOptions
 from polyexec.prepare import prepare_task
 from polyexec.session import ClusterResources, Entry, Info, Session
 from polyexec.spi import Interrupts, Uplink
-from polyexec.stored import Head, Stored, Tag
+from polyexec.stored import Buffer, Head, Stored, Tag
 
 _INLINE = 64 * 1024
 """Bytes up to which a value without buffers is a part of the request that brings it."""
@@ -221,7 +221,7 @@ class RemoteSession(Session):
             Interrupted: the call is being stopped.
             PolyexecError: the answer is an error.
         """
-        if os.getpid() != self._pid:
+        if self._is_forked():
             raise ForkedExecutor(
                 f"the executor of a task cannot be used in a process forked by it; this is process {os.getpid()}"
             )
@@ -239,6 +239,23 @@ class RemoteSession(Session):
             assert isinstance(error, PolyexecError)
             raise error
         return answer, values
+
+    def tell(self, kind: str, *fields: Any, buffers: Sequence[Buffer] = ()) -> None:
+        """Tell the driver something, without an answer; in a forked process, do nothing. Does not wait.
+
+        Args:
+            kind: what is told; see ``polyexec.tidings``.
+            *fields: of the message; anything that pickle takes.
+            buffers: go with it.
+
+        Raises:
+            PolyexecError: the message found no room on its way.
+        """
+        if not self._is_forked():
+            self.uplink.tell(Stored(pickle.dumps((kind, self._speaker, fields)), buffers))
+
+    def _is_forked(self) -> bool:
+        return os.getpid() != self._pid
 
 
 def _head(stored: Stored) -> bytes:

@@ -32,6 +32,7 @@ from polyexec.session import NO_INFO, ClusterResources, Entry, NodeInfo
 from polyexec.spi import Backend, Death, Value, Verdict
 from polyexec.stored import Flag, Head, Outcome, Stored, Tag
 from polyexec.tasks import TaskData
+from polyexec.tidings import Tidings
 from polyexec.wire import TaskSpec
 
 QUEUE_LIMIT = 256
@@ -64,6 +65,7 @@ class Runtime:
         self.capacity: Sequence[dict[str, int]] = ()
         self._actions = Actions(self)
         self.requests = Requests(self)
+        self.tidings = Tidings()
         self._ids = itertools.count(1)
         self._notes_posted = False
         self._draining = False
@@ -143,6 +145,10 @@ class Runtime:
     def request(self, request_id: object, call_id: int, message: Stored) -> None:
         """See ``Host``."""
         self.post(self.requests.handle, request_id, call_id, message)
+
+    def told(self, call_id: int, message: Stored) -> None:
+        """See ``Host``."""
+        self.tidings.take(call_id, message)
 
     def nodes_changed(self) -> None:
         """See ``Host``."""

@@ -315,6 +315,16 @@ class Host(Protocol):
             message: as ``Uplink.request`` got it, or a ``Message``.
         """
 
+    def told(self, call_id: int, message: Stored) -> None:
+        """Pass on what a call tells the executor; nothing is answered.
+
+        In the order in which it was told, and before the end of the call is reported.
+
+        Args:
+            call_id: who tells; it may have ended, or be a plain call.
+            message: as ``Uplink.tell`` got it.
+        """
+
     def nodes_changed(self) -> None:
         """Say that ``nodes`` gives something else now."""
 
@@ -420,6 +430,16 @@ class Uplink(Protocol):
 
         Raises:
             PolyexecError: the message, or the values of the reply, found no room on their way, or are lost.
+        """
+
+    def tell(self, message: Stored) -> None:
+        """Send a message that nobody answers. Thread-safe; does not wait for the driver.
+
+        What a call tells before its body has ended reaches the driver before its end does. Unlike a request this does
+        not change what becomes of a plain call. Whatever is told when the driver is gone is lost without an error.
+
+        Raises:
+            PolyexecError: the message found no room on its way.
         """
 
 

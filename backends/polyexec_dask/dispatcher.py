@@ -224,6 +224,9 @@ class Dispatcher:
     def _on_request(self, remote: Remote, call_id: int, number: int, message: Any) -> None:
         self._host.request(RequestId(remote, number), call_id, unpack(message))
 
+    def _on_told(self, remote: Remote, call_id: int, message: Any) -> None:
+        self._host.told(call_id, unpack(message))
+
     def _on_outgrown(self, remote: Remote, used: int, allowance: int) -> None:
         remote.cause = memory_usage.describe(used, allowance)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Sequence
@@ -75,6 +76,11 @@ class Requests:
         reply, values = waiter.reply
         return reply, [self._resolve(value) for value in values]
 
+    def tell(self, call_id: int, message: Stored) -> None:
+        """Send what a call tells; if the driver is gone, do nothing."""
+        with contextlib.suppress(DriverGone):
+            self._post(("told", call_id, pack(message)))
+
     def leave_pool(self, call_id: int) -> None:
         """Let Dask start another task beside the one that runs in this thread."""
         # Once is enough: Dask's pool does not count the thread any more until its task has ended.
@@ -122,3 +128,7 @@ class CallUplink:
     def request(self, message: Stored) -> tuple[bytes, Sequence[Stored]]:
         """Send a message, wait for its reply, and give the reply's message and values."""
         return self.requests.ask(self.call_id, message)
+
+    def tell(self, message: Stored) -> None:
+        """Send a message that nobody answers."""
+        self.requests.tell(self.call_id, message)

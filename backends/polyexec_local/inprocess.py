@@ -31,6 +31,10 @@ class Uplink:
         self._host.request(box, self._call_id, message)
         return box.get()
 
+    def tell(self, message: Stored) -> None:
+        """Send a message that nobody answers."""
+        self._host.told(self._call_id, message)
+
 
 class InProcessBackend(Backend):
     """Runs calls in threads of this process.

@@ -179,6 +179,8 @@ class Pool:
             self._reserve(worker, *frame.fields)
         elif frame.kind == "request":
             self._pass_on(worker, frame)
+        elif frame.kind == "told":
+            self._host.told(frame.fields[0], _stored_in(frame))
         elif frame.kind == "kept":
             self.seating.kept(*frame.fields)
         elif frame.kind == "stopped":

@@ -4,7 +4,10 @@ State and who owns it
     Calls come on a channel of their own, from which the main thread alone reads, when it has nothing to do, and to
     which it alone writes, when a body has ended; so a call costs no change of threads. Whatever a running body needs
     goes over the other channel, the line: the listener alone reads from it, the speaker alone writes to it. A body's
-    own thread never writes to either, because an interrupt could tear a frame; it leaves that to the speaker.
+    own thread never writes to either, because an interrupt could tear a frame; it leaves that to the speaker. What
+    calls tell goes on the channel, so that it comes before their ends: whoever has ``_telling``, the speaker, or the
+    main thread when a body has ended, sends what is in ``_tidings``. ``_has_told`` is set by whoever adds to it, and
+    cleared by the main thread alone.
     ``_items`` belongs to the main thread. ``_boxes`` maps a request to the queue on which its thread waits, by atomic
     dict operations. ``_known`` and what the borrower knows of segments is guarded by ``_borrowing``, because each of
     the two channels may tell of a new one, and so is the look for what is seen no more. ``_room`` belongs to the main
@@ -97,6 +100,9 @@ class _Worker:
         self._known: set[int] = set()
         self._room: _Answer | None = None
         self._numbers = itertools.count(1)
+        self._tidings: deque[Encoded] = deque()
+        self._telling = threading.Lock()
+        self._has_told = False
         self._interrupts = SignalInterrupts()
         self._setup = b""
         self._plain: PlainWorker | None = None
@@ -178,6 +184,9 @@ class _Worker:
         assert self._plain is not None
         result = self._plain.run(call_id, key, data, name)
         self._check_process()
+        if self._has_told:
+            self._has_told = False
+            self._send_tidings()
         if isinstance(result, bytes) and len(result) <= THRESHOLD:
             self._channel.send_done(call_id, result)
         else:
@@ -200,6 +209,9 @@ class _Worker:
             self._channel.send(encode("failed", (call_id, str(error))))
             return True
         self._check_process()
+        if self._has_told:
+            self._has_told = False
+            self._send_tidings()
         self._send_outcome(call_id, result)
         return True
 
@@ -248,6 +260,12 @@ class _Worker:
         room.sent()
 
     # Any thread
+
+    def _send_tidings(self) -> None:
+        """Send what was told; in a thread in which nothing is raised."""
+        with self._telling:
+            while self._tidings:
+                self._channel.send(self._tidings.popleft())
 
     def _learn_segment(self, frame: Frame) -> None:
         number, size = frame.fields
@@ -328,6 +346,8 @@ class _Worker:
     def _speak(self) -> None:
         while True:
             item = self._next_item()
+            if self._tidings:
+                self._send_tidings()
             if item is not None:
                 self._line.send(self._close_seat(item) if isinstance(item, int) else item)
                 # Nothing of a request may live until the next one comes (O5).
@@ -375,6 +395,15 @@ class _Worker:
             room.sent()
         return box.get()
 
+    def tell(self, call_id: int, message: Stored) -> None:
+        """Let something be sent to the driver that nobody answers."""
+        try:
+            self._tidings.append(encode("told", (call_id,), (message,)))
+        except OSError as error:
+            raise ResourceExhausted("shared-memory", f"what a task tells: {error}") from error
+        self._has_told = True
+        self._outgoing.put(None)
+
 
 class _Uplink:
     def __init__(self, worker: _Worker, call_id: int) -> None:
@@ -383,6 +412,9 @@ class _Uplink:
 
     def request(self, message: Stored) -> tuple[bytes, Sequence[Stored]]:
         return self._worker.ask(self._call_id, message)
+
+    def tell(self, message: Stored) -> None:
+        self._worker.tell(self._call_id, message)
 
 
 def _room(answer: _Answer) -> _Room:

@@ -53,6 +53,19 @@ class Request:
 
 
 @attrs.frozen
+class Told:
+    """What a call tells, without an answer.
+
+    Attributes:
+        call_id: the call.
+        cargo: the message.
+    """
+
+    call_id: int
+    cargo: Any
+
+
+@attrs.frozen
 class Gone:
     """News that a worker has died.
 
@@ -76,7 +89,7 @@ class Early:
     returned: Sequence[int]
 
 
-News = Request | Gone | Early
+News = Request | Told | Gone | Early
 
 
 @attrs.frozen
@@ -138,6 +151,8 @@ class Agent:
         self._stops: dict[int, tuple[int, asyncio.Future[str]]] = {}
         self._news: list[News] = []
         self._wake: asyncio.Event = asyncio.Event()
+        self._given: asyncio.Event = asyncio.Event()
+        self._next: asyncio.Event = asyncio.Event()
         self._numbers = 0
         self._guard: asyncio.Task[None] | None = None
 
@@ -229,11 +244,19 @@ class Agent:
         if answer is not None and not answer.done():
             answer.set_result(reply)
 
+    async def tell(self, items: Sequence[tuple[int, Any]]) -> None:
+        """Pass on what calls tell; ends when the driver has dealt with it."""
+        for call_id, cargo in items:
+            self._tell(Told(call_id, cargo))
+        await self._next.wait()
+
     async def news(self) -> list[News]:
-        """Give requests and deaths, when there are some."""
+        """Give what there is to tell, when there is something; the driver has dealt with all that was given before."""
+        self._given.set()
         await self._wake.wait()
         self._wake.clear()
         told, self._news = self._news, []
+        self._given, self._next = self._next, asyncio.Event()
         return told
 
     def _tell(self, item: News) -> None:

@@ -223,6 +223,7 @@ class _Watched:
         self.started = host.started
         self.stopped = host.stopped
         self.request = host.request
+        self.told = host.told
         self.nodes_changed = host.nodes_changed
         self.broken = host.broken
         self._finished = host.finished

@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from polyexec.spi import Host, Value, Verdict
-from polyexec_ray.agent import Agent, Early, Gone, News, Request
+from polyexec_ray.agent import Agent, Early, Gone, News, Request, Told
 from polyexec_ray.freight import LARGE, load, reference_of, unload
 
 _CAUSE = "killed because the task was cancelled, or ran too long"
@@ -122,7 +122,9 @@ class Link:
         self._host.stopped(call_id, Verdict[verdict] if isinstance(verdict, str) else Verdict.LATE)
 
     def _ask(self) -> None:
-        self._around.notify(self.agent.news.remote(), self._take)
+        reference = self.agent.news.remote()
+        # It may be large; see ``_request``.
+        self._around.notify(reference, partial(_deliver, self._take, reference))
 
     def _take(self, told: Any) -> None:
         if self._ended:
@@ -130,13 +132,16 @@ class Link:
         if isinstance(told, BaseException):
             self._around.later(partial(self._listener.agent_lost, told))
             return
-        self._ask()
         for news in told:
             self._pass_on(news)
+        # In this order: it tells the agent that all of that has been dealt with.
+        self._ask()
 
     def _pass_on(self, news: News) -> None:
         if isinstance(news, Request):
             self._request(news)
+        elif isinstance(news, Told):
+            self._host.told(news.call_id, unload(news.cargo))
         elif isinstance(news, Gone):
             self._listener.gone(news.worker_id)
         else:

@@ -21,6 +21,7 @@ from polyexec_ray.batch import Flusher
 from polyexec_ray.death import Mark
 from polyexec_ray.freight import LARGE, Parked, Worn, head_of, load, unframe, unload, unload_buffers
 from polyexec_ray.processes import holds_device
+from polyexec_ray.tidings import Teller
 
 _DEVICES = "CUDA_VISIBLE_DEVICES"
 
@@ -43,6 +44,7 @@ class Worker:
         self._agent = agent
         self._setup = setup
         self._mark = Mark()
+        self._teller = Teller(agent)
         self._interrupts = SignalInterrupts()
         self._parked: Any = None
         self._flusher = Flusher(partial(agent.early.remote, worker_id))
@@ -97,9 +99,12 @@ class Worker:
         return batch.take(), []
 
     def _run(self, call_id: int, head: bytes, body: Stored, values: Sequence[Stored]) -> Stored:
-        uplink = _Uplink(self._agent, call_id, self._load)
+        uplink = _Uplink(self._agent, self._teller, call_id, self._load)
         self._mark.begin(call_id)
         outcome = envelope.run(head, body, values, uplink, self._interrupts, setup=self._setup)
+        if uplink.has_told:
+            # The outcome goes another way, and must not come first.
+            self._teller.settle()
         self._mark.end()
         return outcome
 
@@ -131,10 +136,16 @@ class Worker:
 class _Uplink:
     """How a body reaches the executor: by way of the agent."""
 
-    def __init__(self, agent: Any, call_id: int, convert: Callable[[Stored], Any]) -> None:
+    def __init__(self, agent: Any, teller: Teller, call_id: int, convert: Callable[[Stored], Any]) -> None:
         self._agent = agent
+        self._teller = teller
         self._load = convert
         self._call_id = call_id
+        self.has_told = False
+
+    def tell(self, message: Stored) -> None:
+        self.has_told = True
+        self._teller.tell(self._call_id, message)
 
     def request(self, message: Stored) -> tuple[bytes, Sequence[Stored]]:
         large = message.nbytes >= LARGE

@@ -19,6 +19,9 @@ class NoUplink:
     def request(self, message: Stored) -> tuple[bytes, Sequence[Stored]]:
         raise AssertionError("nothing is asked of the driver")
 
+    def tell(self, message: Stored) -> None:
+        raise AssertionError("nothing is told to the driver")
+
 
 class Interrupts:
     """Interrupts at one place, as an exception that may arrive anywhere would."""

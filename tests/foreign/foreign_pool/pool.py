@@ -131,6 +131,8 @@ class ForeignPool(Backend):
             self._host.stopped(number, *rest)
         elif kind == "request" and worker.call is not None:
             self._host.request((worker, number), worker.call, Stored(*rest))
+        elif kind == "told" and worker.call is not None:
+            self._host.told(worker.call, Stored(*rest))
 
     def _free(self, worker: _Worker) -> None:
         with self._lock:

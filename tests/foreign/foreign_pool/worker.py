@@ -66,6 +66,10 @@ class Worker:
         data, values = arrived.get()
         return data, [Stored(*value) for value in values]
 
+    def tell(self, message: Stored) -> None:
+        """Send a message for the running body that nobody answers (``Uplink``)."""
+        self._outbox.put(("told", 0, *packed(message)))
+
     def _write(self) -> None:
         while True:
             self._send(self._outbox.get())
