@@ -130,6 +130,7 @@ class LocalClusterConfig:
         resources: amounts of custom resources.
         initializer: called once in each worker before its first task; a function or ``"module:function"``.
         start_timeout: seconds that a worker may take to start.
+        log_to_driver: write what tasks print and log to the driver's own streams (D2).
     """
 
     workers: int | None = attrs.field(default=None, converter=optional(positive))
@@ -138,6 +139,7 @@ class LocalClusterConfig:
     resources: Mapping[str, float] = attrs.field(factory=dict, converter=amounts)
     initializer: Callable[[], object] | None = attrs.field(default=None, converter=optional(function))
     start_timeout: float = attrs.field(default=60.0, converter=seconds)
+    log_to_driver: bool = attrs.field(default=True, converter=boolean)
 
     def total(self) -> Resources:
         """Give what the workers have in all.

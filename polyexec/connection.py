@@ -104,6 +104,7 @@ def _setup(backend: Backend, runtime: Runtime) -> bytes:
         backend.capabilities.processes or backend.capabilities.inline,
         backend.capabilities.inline,
         f"{socket.gethostname()}:{os.getpid()}",
+        getattr(backend.config, "log_to_driver", True),
     ).encode()
 
 

@@ -64,6 +64,7 @@ class DriverSession(Session):
         runtime.start()
         self._plain = runtime.plain
         self._loop = runtime.loop
+        self._display = runtime.display
         # Keeps the session alive: an executor that is dropped without close finishes its tasks, as those of
         # concurrent.futures do.
         atexit.register(self.close_at_exit)
@@ -213,6 +214,9 @@ class DriverSession(Session):
 
     def fetch(self, entry: Entry) -> Stored:
         """Give the bytes of a settled entry."""
+        if self._display.is_behind:
+            # What the task has printed comes before what the program says about its result (D2).
+            self._display.settle()
         stored, handle = entry.stored, entry.handle
         if stored is not None:
             return stored

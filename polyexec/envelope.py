@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from polyexec import outcome, payload
+from polyexec import outcome, output, payload
 from polyexec.errors import (
     BackendBroken,
     Interrupted,
@@ -126,6 +126,8 @@ def _apply(setup: Setup) -> None:
         sys.path[:] += [path for path in setup.sys_path if path not in known]
         with contextlib.suppress(OSError):
             os.chdir(setup.working_directory)
+        if setup.log_to_driver:
+            output.install(setup.executor_id)
     if setup.initializer is not None:
         pickle.loads(setup.initializer)()
 
@@ -222,7 +224,11 @@ class _Body:
     def outcome(self) -> Stored:
         """Run the body, and encode how it ended."""
         session = RemoteSession(
-            self.setup.executor_id, self.uplink, inline=self.setup.inline, interrupts=self.interrupts
+            self.setup.executor_id,
+            self.uplink,
+            inline=self.setup.inline,
+            interrupts=self.interrupts,
+            name=self.attempt.name,
         )
         token = current_session.set(session)
         own_process = self.setup.exclusive and _is_own_process(self.setup)
@@ -232,6 +238,7 @@ class _Body:
             with surroundings(self.attempt, exclusive=self.setup.exclusive, own_process=own_process):
                 return self._interruptible(session)
         finally:
+            session.finish_output()
             current_session.reset(token)
             if own_process:
                 process_session.remove(session)

@@ -38,8 +38,8 @@ class PlainWorker:
         self._interrupts = interrupts
         self._functions: dict[int, tuple[bytes, str]] = {}
         self._loaded: dict[int, Callable[..., Any]] = {}
-        self._call_id = 0
-        self._session: Session | None = None
+        self._call = (0, 0, "")
+        self._sessions: dict[int, RemoteSession] = {}
         session_makers.append(self._make_session)
 
     def learn(self, key: int, data: bytes, name: str) -> None:
@@ -64,9 +64,10 @@ class PlainWorker:
             The outcome; its data alone if it has no buffers.
         """
         default_surroundings()
-        self._call_id = call_id
+        self._call = (call_id, key, name)
         found = interruptible(self._interrupts, call_id, lambda: self._encoded(key, data, name))
-        self._session = None
+        if self._sessions:
+            self._end_sessions()
         return outcome.cancelled(self._name(key, name)) if found is None else found
 
     def _encoded(self, key: int, data: bytes, name: str) -> bytes | Stored:
@@ -109,6 +110,15 @@ class PlainWorker:
         return self._functions[key][1] if key else name
 
     def _make_session(self) -> Session:
-        if self._session is None:
-            self._session = RemoteSession(self._executor_id, self._uplink(self._call_id), inline=False)
-        return self._session
+        call_id, key, name = self._call
+        session = self._sessions.get(call_id)
+        if session is None:
+            # Threads of the call may come at the same time.
+            made = RemoteSession(self._executor_id, self._uplink(call_id), inline=False, name=self._name(key, name))
+            session = self._sessions.setdefault(call_id, made)
+        return session
+
+    def _end_sessions(self) -> None:
+        for session in self._sessions.values():
+            session.finish_output()
+        self._sessions.clear()

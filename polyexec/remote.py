@@ -20,6 +20,7 @@ from typing import Any
 from polyexec import lanes, outcome
 from polyexec.errors import ForkedExecutor, Interrupted, PolyexecError
 from polyexec.options import TaskOptions
+from polyexec.output import Output
 from polyexec.prepare import prepare_task
 from polyexec.session import ClusterResources, Entry, Info, Session
 from polyexec.spi import Interrupts, Uplink
@@ -38,6 +39,7 @@ class RemoteSession(Session):
         inline: a submitted task runs in the submitting thread.
         interrupts: how bodies are interrupted here, for a body that runs calls of its own; None if none may.
         speaker: the call of such a body in whose name this session asks; None for the body itself.
+        name: of the task, for what it prints.
     """
 
     def __init__(
@@ -48,11 +50,14 @@ class RemoteSession(Session):
         inline: bool,
         interrupts: Interrupts | None = None,
         speaker: int | None = None,
+        name: str = "",
     ) -> None:
         self.executor_id = executor_id
         self.uplink = uplink
         self.interrupts = interrupts
+        self.name = name
         self._speaker = speaker
+        self._outputs: dict[None, Output] = {}
         self._inline = inline
         self._thread = threading.get_ident()
         self._pid = os.getpid()
@@ -253,6 +258,15 @@ class RemoteSession(Session):
         """
         if not self._is_forked():
             self.uplink.tell(Stored(pickle.dumps((kind, self._speaker, fields)), buffers))
+
+    def output(self) -> Output:
+        """Give what takes what the task prints."""
+        return self._outputs.get(None) or self._outputs.setdefault(None, Output(self))
+
+    def finish_output(self) -> None:
+        """Tell the driver what the task has printed; when its body has ended, before anybody learns of that."""
+        if self._outputs:
+            self._outputs[None].finish()
 
     def _is_forked(self) -> bool:
         return os.getpid() != self._pid

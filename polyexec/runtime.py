@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from polyexec import lanes, outcome
 from polyexec.actions import Actions
 from polyexec.callbacks import CallbackThread
+from polyexec.display import Display
 from polyexec.errors import BackendBroken, ExecutorClosed, InfeasibleResources
 from polyexec.ledger import UNIT, add_up, amounts_of, need_of
 from polyexec.loop import Loop
@@ -66,6 +67,9 @@ class Runtime:
         self._actions = Actions(self)
         self.requests = Requests(self)
         self.tidings = Tidings()
+        self.display = Display()
+        self.tidings.listen("output", self.display.show)
+        self.requests.serve("written", self._on_written)
         self._ids = itertools.count(1)
         self._notes_posted = False
         self._draining = False
@@ -91,6 +95,7 @@ class Runtime:
         Args:
             patience: seconds to wait for the users' own code at most.
         """
+        self.display.stop(patience)
         self.post(self.fail, ExecutorClosed("the executor was closed before the task ended"))
         self.post(self.objects.let_go)
         self.loop.stop()
@@ -369,6 +374,9 @@ class Runtime:
     def _settle_notes(self) -> None:
         self._notes_posted = False
         self.objects.settle_notes()
+
+    def _on_written(self, request_id: object, call_id: int, main: bool, value: Value) -> None:
+        self.display.when_written(lambda: self.post(self.requests.reply, request_id, "ok", None))
 
     def _take_nodes(self) -> None:
         nodes = self.backend.nodes()

@@ -120,6 +120,7 @@ class Setup:
         exclusive: one body at a time runs in the process, so that it may change what belongs to the process.
         inline: bodies run in the thread that submits them.
         driver: host and process id of the driver.
+        log_to_driver: what tasks print goes to the driver.
     """
 
     executor_id: str
@@ -129,6 +130,7 @@ class Setup:
     exclusive: bool
     inline: bool
     driver: str
+    log_to_driver: bool = False
 
     def encode(self) -> bytes:
         """Give sealed bytes."""
