@@ -1,8 +1,9 @@
 """What tasks have printed, written to the streams of the driver (D2).
 
 A user's stream may block, and what stands behind it may be the user's own code; so all of it is written by one thread,
-which is started when something comes. ``_given`` is written under ``_starting``, ``_written`` by the thread alone;
-while the two are equal there is nothing to wait for. ``_stuck`` is what was written when somebody waited in vain.
+which is started when something comes. ``owed`` counts for each task the messages that are not written yet, and is
+changed under ``_counting``, which nobody holds for long. ``_written`` belongs to the thread; ``_stuck`` is what it was
+when somebody waited in vain.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import socket
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from queue import Empty, SimpleQueue
@@ -35,6 +37,7 @@ _logger = logging.getLogger("polyexec")
 
 @attrs.frozen(eq=False)
 class _Printed:
+    task_id: int
     name: str
     pid: int
     host: str
@@ -46,41 +49,44 @@ class Display:
 
     def __init__(self) -> None:
         self._items: SimpleQueue[_Printed | Callable[[], object] | None] = SimpleQueue()
-        self._starting = threading.Lock()
+        self._counting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._host = socket.gethostname()
-        self._given = 0
+        self.owed: Counter[int] = Counter()
         self._written = 0
         self._stuck = -1
 
     def show(
-        self, call_id: int, buffers: Sequence[Buffer], name: str, pid: int, host: str, lines: Sequence[tuple[int, str]]
+        self,
+        call_id: int,
+        buffers: Sequence[Buffer],
+        task_id: int,
+        name: str,
+        pid: int,
+        host: str,
+        lines: Sequence[tuple[int, str]],
     ) -> None:
         """Write what a task has printed, soon. From any thread; returns at once.
 
         Args:
             call_id: who has printed it.
             buffers: none.
-            name: of the task.
+            task_id: of its task.
+            name: of its task.
             pid: of its process.
             host: of its machine.
             lines: index of a stream, and one line or several.
         """
-        with self._starting:
-            self._given += 1
-            self._items.put(_Printed(name, pid, host, lines))
+        with self._counting:
+            self.owed[task_id] += 1
+            self._items.put(_Printed(task_id, name, pid, host, lines))
             self._start()
 
     def when_written(self, job: Callable[[], object]) -> None:
         """Call a function, in the thread that writes, when all is written that came before."""
-        with self._starting:
+        with self._counting:
             self._items.put(job)
             self._start()
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether something has come that is not written yet."""
-        return self._given != self._written
 
     def settle(self) -> None:
         """Wait until all is written that has come so far. Blocks, but not long if the streams take nothing."""
@@ -131,13 +137,18 @@ class Display:
             stream = getattr(sys, NAMES[number])
             if stream is not None:
                 _write(stream, text)
-        self._written += len(printed)
+        with self._counting:
+            self._written += len(printed)
+            self.owed.subtract(item.task_id for item in printed)
+            for item in printed:
+                if not self.owed[item.task_id]:
+                    del self.owed[item.task_id]
         printed.clear()
 
     def _marked(self, printed: Sequence[_Printed]) -> Iterator[tuple[int, str]]:
         for item in printed:
             elsewhere = "" if item.host == self._host else f", host={item.host}"
-            mark = f"({item.name} pid={item.pid}{elsewhere}) "
+            mark = f"({item.name} pid={item.pid}{elsewhere}) " if item.name else f"(pid={item.pid}{elsewhere}) "
             for number, text in item.lines:
                 yield number, mark + text.replace("\n", f"\n{mark}") + "\n"
 

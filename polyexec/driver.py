@@ -214,7 +214,7 @@ class DriverSession(Session):
 
     def fetch(self, entry: Entry) -> Stored:
         """Give the bytes of a settled entry."""
-        if self._display.is_behind:
+        if entry.task_id in self._display.owed and self._pid == _pid[0]:
             # What the task has printed comes before what the program says about its result (D2).
             self._display.settle()
         stored, handle = entry.stored, entry.handle

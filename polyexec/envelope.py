@@ -229,6 +229,7 @@ class _Body:
             inline=self.setup.inline,
             interrupts=self.interrupts,
             name=self.attempt.name,
+            task_id=self.attempt.task_id,
         )
         token = current_session.set(session)
         own_process = self.setup.exclusive and _is_own_process(self.setup)

@@ -167,7 +167,11 @@ class Output:
                     size += len(batch[-1][1])
                 # Whatever finds no room is lost; there is nobody whom it could be told.
                 with contextlib.suppress(PolyexecError):
-                    self._session.tell("output", self._session.name, os.getpid(), socket.gethostname(), batch)
+                    self._tell(batch)
+
+    def _tell(self, lines: list[tuple[int, str]]) -> None:
+        session = self._session
+        session.tell("output", session.task_id, session.name, os.getpid(), socket.gethostname(), lines)
 
     def finish(self) -> None:
         """Tell the driver everything; when the body has ended."""
@@ -181,7 +185,7 @@ class Output:
 def _current() -> Output | None:
     """Give the output of the task whose code runs here, if that goes to the driver."""
     session: Any = task_session()
-    if session is None or session.executor_id not in _forwarding:
+    if session is None or session.executor_id not in _forwarding or session.name is None:
         return None
     output: Output = session.output()
     return output

@@ -39,6 +39,7 @@ class PlainWorker:
         self._functions: dict[int, tuple[bytes, str]] = {}
         self._loaded: dict[int, Callable[..., Any]] = {}
         self._call = (0, 0, "")
+        self._is_running = False
         self._sessions: dict[int, RemoteSession] = {}
         session_makers.append(self._make_session)
 
@@ -65,7 +66,9 @@ class PlainWorker:
         """
         default_surroundings()
         self._call = (call_id, key, name)
+        self._is_running = True
         found = interruptible(self._interrupts, call_id, lambda: self._encoded(key, data, name))
+        self._is_running = False
         if self._sessions:
             self._end_sessions()
         return outcome.cancelled(self._name(key, name)) if found is None else found
@@ -113,8 +116,14 @@ class PlainWorker:
         call_id, key, name = self._call
         session = self._sessions.get(call_id)
         if session is None:
+            made = RemoteSession(
+                self._executor_id,
+                self._uplink(call_id),
+                inline=False,
+                name=self._name(key, name) if self._is_running else None,
+                task_id=call_id,
+            )
             # Threads of the call may come at the same time.
-            made = RemoteSession(self._executor_id, self._uplink(call_id), inline=False, name=self._name(key, name))
             session = self._sessions.setdefault(call_id, made)
         return session
 

@@ -39,7 +39,8 @@ class RemoteSession(Session):
         inline: a submitted task runs in the submitting thread.
         interrupts: how bodies are interrupted here, for a body that runs calls of its own; None if none may.
         speaker: the call of such a body in whose name this session asks; None for the body itself.
-        name: of the task, for what it prints.
+        name: of the task, for what it prints; None if what is printed now belongs to no task.
+        task_id: of the task, for the same.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class RemoteSession(Session):
         inline: bool,
         interrupts: Interrupts | None = None,
         speaker: int | None = None,
-        name: str = "",
+        name: str | None = "",
+        task_id: int = 0,
     ) -> None:
         self.executor_id = executor_id
         self.uplink = uplink
         self.interrupts = interrupts
         self.name = name
+        self.task_id = task_id
         self._speaker = speaker
         self._outputs: dict[None, Output] = {}
         self._inline = inline

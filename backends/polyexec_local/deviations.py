@@ -19,6 +19,11 @@ IN_PROCESS = (
         "there is no worker process that could be killed alone",
         "the death of the task's process is the death of the driver",
     ),
+    Deviation(
+        "D2",
+        "the task prints to the driver's own sys.stdout, to which the program and its debugger write as well",
+        "lines reach the driver's streams at once and bear no mark; log_to_driver is accepted and changes nothing",
+    ),
 )
 
 SHARED_PROCESS = (

@@ -30,11 +30,13 @@ class Ended:
         code: its exit status, negative for a signal.
         said: the values that it printed as JSON, line by line, less those that ``meanwhile`` read.
         errors: its standard error.
+        output: its standard output.
     """
 
     code: int
     said: list[Any]
     errors: str
+    output: str
 
 
 @attrs.frozen
@@ -91,7 +93,7 @@ class Driver:
         except BaseException:
             _kill(process)
             raise
-        return Ended(process.returncode, _said(output), errors[-6000:])
+        return Ended(process.returncode, _said(output), errors[-6000:], output)
 
     def _path(self) -> str:
         installed = {*site.getsitepackages(), site.getusersitepackages()}
