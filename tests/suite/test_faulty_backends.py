@@ -51,6 +51,8 @@ FAULTS = [
     Fault("Overclaims", ("R4",), ("R3", "S14")),
     Fault("FreesEarly", ("O1",), ("S14", "S13"), healthy="Keeps"),
     Fault("Hoards", ("O5",), ("O1", "S14"), healthy="Keeps"),
+    Fault("Mute", ("D2",), only="bears_its_mark or any_callable or splits"),
+    Fault("TellsLate", ("D2",), only="bears_its_mark or any_callable or splits"),
     Fault("DeclaresWhatItKeeps", ("W1",), ("W2", "S14")),
 ]
 

@@ -319,6 +319,41 @@ class _Retrying(_Filter):
             ForeignPool.submit(self._backend, call)
 
 
+class _Muting(_Filter):
+    def told(self, call_id: int, message: Stored) -> None:
+        return
+
+
+class Mute(Filtered):
+    """Passes on nothing of what calls tell."""
+
+    Filter = _Muting
+
+
+class _Late(_Filter):
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._told: list[tuple[int, Stored]] = []
+
+    def told(self, call_id: int, message: Stored) -> None:
+        self._told.append((call_id, message))
+
+    def finished(self, call_id: int, result: Outcome) -> None:
+        self._host.finished(call_id, result)
+        threading.Timer(0.2, self._tell).start()
+
+    def _tell(self) -> None:
+        told, self._told = self._told, []
+        for call_id, message in told:
+            self._host.told(call_id, message)
+
+
+class TellsLate(Filtered):
+    """Passes on what calls tell when they have ended."""
+
+    Filter = _Late
+
+
 class DeclaresWhatItKeeps(ForeignPool):
     """Declares a deviation from a clause that it keeps, and for which the suite has no other test."""
 
