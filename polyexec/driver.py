@@ -65,6 +65,7 @@ class DriverSession(Session):
         self._plain = runtime.plain
         self._loop = runtime.loop
         self._display = runtime.display
+        self._owed = runtime.display.owed
         # Keeps the session alive: an executor that is dropped without close finishes its tasks, as those of
         # concurrent.futures do.
         atexit.register(self.close_at_exit)
@@ -214,7 +215,7 @@ class DriverSession(Session):
 
     def fetch(self, entry: Entry) -> Stored:
         """Give the bytes of a settled entry."""
-        if entry.task_id in self._display.owed and self._pid == _pid[0]:
+        if entry.task_id in self._owed and self._pid == _pid[0]:
             # What the task has printed comes before what the program says about its result (D2).
             self._display.settle()
         stored, handle = entry.stored, entry.handle

@@ -166,7 +166,7 @@ def test_names_are_listed_without_an_import(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_unknown_key() -> None:
     with pytest.raises(polyexec.SpecificationError) as caught:
         registry.configure("toy", toy(), {"wrokers": "4"})
-    assert "no key 'wrokers'; valid are address, gpus, initializer, memory," in one_line(caught)
+    assert "no key 'wrokers'; valid are address, gpus, initializer, log_to_driver," in one_line(caught)
 
 
 @pytest.mark.parametrize(
