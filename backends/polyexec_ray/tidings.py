@@ -55,4 +55,4 @@ class Teller:
                 if isinstance(item, threading.Event):
                     item.set()
             # Nothing of a call may live until the next one comes (O5).
-            del batch, told
+            del batch, told, item

@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import polyexec
+from polyexec.plain_calls import PlainCalls
 
 LIMIT = 20.0
 """Seconds after which whatever has not come is taken to hang."""
@@ -137,6 +139,7 @@ def test_submit_from_the_depth_of_a_recursion(ex: polyexec.Executor) -> None:
 FORKING = """
 import os, signal, threading, time
 import polyexec
+from polyexec.plain_calls import PlainCalls
 
 # Jobs in the background of a shell start with SIGINT ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -161,3 +164,45 @@ def test_ctrl_c_in_a_child_that_is_forked_while_the_main_thread_waits() -> None:
     """F15, W7: the child has the program's own handler of SIGINT."""
     done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "True\n"
+
+
+def shout(number: int) -> int:
+    print("number", number)
+    return number
+
+
+def test_calls_that_print_stay_plain(
+    ex: polyexec.Executor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ordinary: list[Any] = []
+    monkeypatch.setattr(PlainCalls, "_promote", lambda plain, call: ordinary.append(call))
+    futures = [ex.submit(shout, number) for number in range(500)]
+    assert [future.result(LIMIT) for future in futures] == list(range(500))
+    assert not ordinary
+    numbers = [int(line.rpartition(" ")[2]) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(numbers) == list(range(500))
+
+
+def shout_later(folder: Path) -> None:
+    def wait() -> None:
+        while not (folder / "gate").exists():
+            time.sleep(0.001)
+        print("of no task", flush=True)
+        (folder / "done").touch()
+
+    threading.Thread(target=wait, daemon=True).start()
+    print("of a task")
+
+
+def test_what_a_task_leaves_behind_prints_as_its_process_does(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with polyexec.connect("process?workers=1") as ex:
+        ex.options(name="task").submit(shout_later, tmp_path).result(LIMIT)
+        (tmp_path / "gate").touch()
+        end = time.monotonic() + LIMIT
+        while not (tmp_path / "done").exists() and time.monotonic() < end:
+            time.sleep(0.001)
+    marked, bare = capfd.readouterr().out.splitlines()
+    assert marked.startswith("(task pid=")
+    assert bare == "of no task"
