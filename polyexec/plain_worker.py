@@ -39,7 +39,7 @@ class PlainWorker:
         self._functions: dict[int, tuple[bytes, str]] = {}
         self._loaded: dict[int, Callable[..., Any]] = {}
         self._call_id = 0
-        self._session: Session | None = None
+        self._made: tuple[int, Session] | None = None
         session_makers.append(self._make_session)
 
     def learn(self, key: int, data: bytes, name: str) -> None:
@@ -66,7 +66,7 @@ class PlainWorker:
         default_surroundings()
         self._call_id = call_id
         found = interruptible(self._interrupts, call_id, lambda: self._encoded(key, data, name))
-        self._session = None
+        self._made = None
         return outcome.cancelled(self._name(key, name)) if found is None else found
 
     def _encoded(self, key: int, data: bytes, name: str) -> bytes | Stored:
@@ -109,6 +109,8 @@ class PlainWorker:
         return self._functions[key][1] if key else name
 
     def _make_session(self) -> Session:
-        if self._session is None:
-            self._session = RemoteSession(self._executor_id, self._uplink(self._call_id), inline=False)
-        return self._session
+        call_id, made = self._call_id, self._made
+        # A thread that has outlived its call may come between two calls, and must not speak for the next one.
+        if made is None or made[0] != call_id:
+            made = self._made = call_id, RemoteSession(self._executor_id, self._uplink(call_id), inline=False)
+        return made[1]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,3 +163,29 @@ def test_ctrl_c_in_a_child_that_is_forked_while_the_main_thread_waits() -> None:
     """F15, W7: the child has the program's own handler of SIGINT."""
     done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "True\n"
+
+
+def leave_a_thread(marker: str) -> int:
+    """Start a thread that asks for something now and then, until a file exists; its task does not wait for it."""
+
+    def ask() -> None:
+        end = time.monotonic() + LIMIT
+        while not os.path.exists(marker) and time.monotonic() < end:
+            with contextlib.suppress(polyexec.ExecutorClosed):
+                polyexec.current().put(1)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return os.getpid()
+
+
+def name_of_backend() -> str:
+    return polyexec.current().info.backend
+
+
+def test_a_thread_that_outlives_its_call_speaks_for_no_other(tmp_path: Path) -> None:
+    """S8: calls that come later in the same process ask in their own names."""
+    marker = tmp_path / "enough"
+    with polyexec.connect("process?workers=1") as ex:
+        ex.submit(leave_a_thread, str(marker)).result(LIMIT)
+        assert {ex.submit(name_of_backend).result(LIMIT) for _ in range(300)} == {"process"}
+        marker.touch()
