@@ -106,7 +106,7 @@ def test_a_wish_that_is_none(ex: Executor) -> None:
 def sum_of_map(first: int, count: int) -> int:
     """Map over an endless iterable in a task."""
     results = polyexec.current().map(bodies.add, itertools.count(first), itertools.repeat(1), progress=True)
-    total = sum(itertools.islice(results, count))
+    total = int(sum(itertools.islice(results, count)))
     results.close()
     return total
 
@@ -137,7 +137,7 @@ def test_items_are_repeated_one_by_one(ex: Executor, marks: Marks) -> None:
 
 @clause("M3")
 def test_an_error_as_it_comes(ex: Executor, marks: Marks) -> None:
-    """M3 With ``ordered=False``, over an endless iterable too, an error ends the iteration and the rest is cancelled."""
+    """M3 With ``ordered=False`` an error ends the iteration as well, also that over an endless iterable."""
     results: Any = ex.map(
         bodies.fail_at, itertools.count(), itertools.repeat(5), itertools.repeat(marks), ordered=False, buffer=8
     )

@@ -24,7 +24,7 @@ class Terminal(io.StringIO):
         ([iter(range(3))], 3),
         ([itertools.repeat(0, 4), range(9)], 4),
         ([range(5), itertools.count()], None),
-        ([number for number in ()], None),
+        ([], None),
         ([(number for number in (1, 2))], None),
     ],
 )
