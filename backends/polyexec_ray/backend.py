@@ -34,13 +34,6 @@ class RayBackend(Backend):
     Config: ClassVar[type[Any]] = RayConfig
     deviations: ClassVar[tuple[Deviation, ...]] = (
         Deviation(
-            "O3",
-            "What a task puts comes to the driver in a message of the task's worker, and is no object of Ray's by "
-            "itself: it is stored anew for each task that reads it.",
-            "An array that was put inside a task is copied for each task that reads it; those that the caller has put "
-            "or that tasks have returned are not.",
-        ),
-        Deviation(
             "F9",
             "Ray's gRPC keeps two sockets open in the driver when ray.shutdown has ended an instance, and fails if "
             "they are closed under it.",

@@ -14,7 +14,7 @@ from polyexec.spi import Call, Death, Outcome, Tag, Verdict
 from polyexec_ray.agent import Early
 from polyexec_ray.death import Autopsy
 from polyexec_ray.errors import first_line, is_death, translated
-from polyexec_ray.freight import Kept, Parked, Worn, arguments, frame, unload
+from polyexec_ray.freight import Kept, Parked, Worn, arguments, frame, is_somewhere, unload
 from polyexec_ray.hands import PLAIN, Hand, Kind, kind_of
 from polyexec_ray.link import Link, Listener, Surroundings
 from polyexec_ray.roster import Roster
@@ -166,8 +166,7 @@ class Site(Listener):
             return
 
         def arrived() -> None:
-            # Ray calls an object ready if its maker has died, too; but then it is nowhere.
-            if ray.experimental.get_object_locations([reference])[reference]["node_ids"]:
+            if is_somewhere(reference):
                 self._finish(hand, [(call, Outcome(parked.head, None, Kept(reference)))])
             else:
                 self._around.notify(reference, partial(self._ended, hand, call))
