@@ -12,6 +12,7 @@ from polyexec import lanes, outcome
 from polyexec.endings import failure_of
 from polyexec.errors import BackendBroken
 from polyexec.hooks import ask_hook
+from polyexec.lineage import is_missing
 from polyexec.mailbox import Mailbox
 from polyexec.records import (
     Action,
@@ -82,9 +83,14 @@ class Actions:
         self.calls[action.call] = action.task
         for entry in data.entries:
             entry.running, entry.attempts = True, action.attempt
+        needed = [self._runtime.objects.entries[value] for value in spec.dependencies]
+        if any(map(is_missing, needed)):
+            # Lost since it became ready.
+            self._runtime.post(self._runtime.lineage.miss, action.call, (), "")
+            return
         lease = Lease(action.grant.node, spec.request, self._runtime.scheduler.ledger.gpu_ids(action.grant))
         attempt = self._attempt(action, spec, lease)
-        values = [self._runtime.value_of(self._runtime.objects.entries[value]) for value in spec.dependencies]
+        values = [self._runtime.value_of(entry) for entry in needed]
         call = Call(
             action.call,
             action.task,
@@ -138,7 +144,8 @@ class Actions:
             self.call_back(data.entries)
         else:
             self.settle_all(data.entries, self._stored_ending(data, ending))
-        self.release(data)
+        if action.tag is not Tag.VALUE or not self._runtime.lineage.keep(data, action.attempts):
+            self.release(data)
         if data.lane is not None:
             lanes.close_lane(data.lane)
 

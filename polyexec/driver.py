@@ -213,13 +213,24 @@ class DriverSession(Session):
 
     def fetch(self, entry: Entry) -> Stored:
         """Give the bytes of a settled entry."""
-        stored, handle = entry.stored, entry.handle
-        if stored is not None:
-            return stored
-        self._check_process()
-        if handle is None or self._closed.is_set():
-            raise ObjectLost(entry.name, "the executor was closed before the value was asked for")
-        return self._backend.get(handle)
+        while True:
+            stored, handle = entry.stored, entry.handle
+            if stored is not None:
+                return stored
+            self._check_process()
+            if self._closed.is_set():
+                raise ObjectLost(entry.name, "the executor was closed before the value was asked for")
+            try:
+                if handle is not None:
+                    return self._backend.get(handle)
+            except ObjectLost as lost:
+                reason = lost.reason
+            else:
+                reason = ""
+            # It is made again, or becomes an error.
+            answer = Mailbox[bool](self._loop)
+            self._runtime.post(self._runtime.await_again, entry, handle, reason, answer.put)
+            answer.take()
 
     def refresh(self, entry: Entry) -> None:
         """Look at a plain call; of all others the loop keeps the entries up to date."""

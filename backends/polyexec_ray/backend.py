@@ -56,7 +56,7 @@ class RayBackend(Backend):
         ),
     )
     capabilities: ClassVar[Capabilities] = Capabilities(
-        processes=True, assigns_gpus=True, queues_calls=True, remote=True, shares_memory=True
+        processes=True, assigns_gpus=True, queues_calls=True, remote=True, shares_memory=True, loses_values=True
     )
 
     config: RayConfig
@@ -219,12 +219,17 @@ class _Watched:
         self.nodes_changed = host.nodes_changed
         self.broken = host.broken
         self._finished = host.finished
+        self._missing = host.missing
         self._lost = host.lost
         self._forget = places.pop
 
     def finished(self, call_id: int, outcome: Any) -> None:
         self._forget(call_id, None)
         self._finished(call_id, outcome)
+
+    def missing(self, call_id: int, handles: Sequence[object], reason: str) -> None:
+        self._forget(call_id, None)
+        self._missing(call_id, handles, reason)
 
     def lost(self, call_id: int, death: Death) -> None:
         self._forget(call_id, None)

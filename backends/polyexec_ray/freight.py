@@ -125,6 +125,13 @@ def is_somewhere(reference: Any) -> bool:
     return bool(ray.experimental.get_object_locations([reference])[reference]["node_ids"])
 
 
+def lost_of(call: Call) -> list[Kept]:
+    """Give what a call needs, of what Ray keeps, that lies nowhere. Blocks; not for Ray Client."""
+    handles = [call.body_handle, *(value.handle for value in call.values if value.stored is None)]
+    kept = [handle for handle in handles if isinstance(handle, Kept)]
+    return [handle for handle in kept if handle.reference is None or not is_somewhere(handle.reference)]
+
+
 def reference_of(handle: object) -> Any:
     """Give Ray's reference to a value that Ray keeps."""
     if not isinstance(handle, Kept):

@@ -13,8 +13,8 @@ from polyexec.outcome import encode_error
 from polyexec.spi import Call, Death, Outcome, Tag, Verdict
 from polyexec_ray.agent import Early
 from polyexec_ray.death import Autopsy
-from polyexec_ray.errors import first_line, is_death, translated
-from polyexec_ray.freight import Kept, Parked, Worn, arguments, frame, is_somewhere, unload
+from polyexec_ray.errors import first_line, is_death, is_loss, translated
+from polyexec_ray.freight import Kept, Parked, Worn, arguments, frame, is_somewhere, lost_of, unload
 from polyexec_ray.hands import PLAIN, Hand, Kind, kind_of
 from polyexec_ray.link import Link, Listener, Surroundings
 from polyexec_ray.roster import Roster
@@ -120,6 +120,13 @@ class Site(Listener):
     def _refuse(self, hand: Hand, calls: Sequence[Call], error: BaseException) -> None:
         self._finish(hand, [(call, Outcome.of(encode_error(translated(error, call.name)))) for call in calls])
 
+    def _return(self, hand: Hand, calls: Sequence[Call], error: BaseException) -> None:
+        """Give calls back that did not run because what they need is lost. Blocks."""
+        missing = [(call, lost_of(call)) for call in calls if self._roster.end(call.id)]
+        self._release(hand)
+        for call, lost in missing:
+            self._host.missing(call.id, lost, first_line(getattr(error, "cause", None) or error))
+
     def _run(self, hand: Hand, call: Call) -> Any:
         if call.lease.held.gpus and not hand.kind.gpus:
             devices = ",".join(call.lease.gpu_ids)
@@ -201,7 +208,10 @@ class Site(Listener):
 
     def _failed(self, hand: Hand, error: BaseException) -> None:
         if not is_death(error):
-            self._refuse(hand, tuple(hand.calls.values()), error)
+            if is_loss(error) and not self._around.client:
+                self._around.later(partial(self._return, hand, tuple(hand.calls.values()), error))
+            else:
+                self._refuse(hand, tuple(hand.calls.values()), error)
             return
         self._remove(hand)
         self.link.examine(hand.id, partial(self._examined, hand, error))

@@ -19,6 +19,7 @@ from polyexec.spi import Stored
 from polyexec_ray.agent import Stop
 from polyexec_ray.batch import Flusher
 from polyexec_ray.death import Mark
+from polyexec_ray.errors import translated
 from polyexec_ray.freight import LARGE, Parked, Worn, body_of, head_of, load, unframe, unload
 from polyexec_ray.processes import holds_device
 
@@ -155,4 +156,11 @@ class _Uplink:
         if isinstance(reply, BaseException):
             raise BackendLost(f"the agent of this node does not answer: {type(reply).__name__}")
         data, parts = reply
-        return data, [unload(ray.get(part[0]) if isinstance(part, list) else part) for part in parts]
+        return data, [unload(_brought(part[0]) if isinstance(part, list) else part) for part in parts]
+
+
+def _brought(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        raise translated(error, "a task") from error

@@ -32,9 +32,9 @@ def _made(ex: Executor, way: str) -> tuple[int, Future[Any]]:
     if way == "put":
         pid, stored = ex.submit(make, way).result(LIMIT)
         return pid, stored
-    pid_of, array = ex.options(num_returns=2).submit(make, way)  # type: ignore[misc]
-    ex.wait([array], timeout=LIMIT)
-    return pid_of.result(LIMIT), array
+    parts: Any = ex.options(num_returns=2).submit(make, way)
+    ex.wait(parts, timeout=LIMIT)
+    return parts[0].result(LIMIT), parts[1]
 
 
 @clause("O7")
