@@ -160,6 +160,7 @@ class RayBackend(Backend):
             start_timeout=self.config.start_timeout,
             later=self._errands.later,
             engine_failure=self._engine_failure,
+            is_alive=self._is_alive,
         )
         self._errands.start()
         if own:
@@ -181,7 +182,7 @@ class RayBackend(Backend):
     def _site(self, node_id: str) -> Site | None:
         site = self._sites.get(node_id)
         if site is not None:
-            return site
+            return None if site.has_left else site
         node = next((node for node in self._nodes if node.id == node_id and node.alive), None)
         if node is None:
             return None
@@ -191,12 +192,19 @@ class RayBackend(Backend):
         dead = self._engine.dead_process()
         return None if dead is None else f"Ray's {dead} has died, and the instance with it"
 
+    def _is_alive(self, node_id: str) -> bool:
+        self._take_nodes()
+        return any(node.alive for node in self._nodes if node.id == node_id)
+
+    def _take_nodes(self) -> None:
+        found = nodes.current()
+        if found != self._nodes:
+            self._nodes = found
+            self._host.nodes_changed()
+
     def _tick(self) -> None:
         if not self._engine.own:
-            found = nodes.current()
-            if found != self._nodes:
-                self._nodes = found
-                self._host.nodes_changed()
+            self._take_nodes()
         for site in list(self._sites.values()):
             site.tick(time.monotonic())
 

@@ -125,11 +125,20 @@ def is_somewhere(reference: Any) -> bool:
     return bool(ray.experimental.get_object_locations([reference])[reference]["node_ids"])
 
 
-def lost_of(call: Call) -> list[Kept]:
-    """Give what a call needs, of what Ray keeps, that lies nowhere. Blocks; not for Ray Client."""
+def lost_of(call: Call, name: str) -> list[Kept]:
+    """Give what a call needs, of what Ray keeps, that is lost. Blocks; not for Ray Client.
+
+    Args:
+        call: the call.
+        name: what Ray calls the one that it has missed.
+    """
     handles = [call.body_handle, *(value.handle for value in call.values if value.stored is None)]
     kept = [handle for handle in handles if isinstance(handle, Kept)]
-    return [handle for handle in kept if handle.reference is None or not is_somewhere(handle.reference)]
+    return [handle for handle in kept if _is_lost(handle.reference, name)]
+
+
+def _is_lost(reference: Any, name: str) -> bool:
+    return reference is None or reference.hex() == name or not is_somewhere(reference)
 
 
 def reference_of(handle: object) -> Any:

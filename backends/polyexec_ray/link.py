@@ -32,6 +32,7 @@ class Surroundings:
         start_timeout: seconds that a worker of our own instance may take to start.
         later: runs a function soon, in a thread that may block.
         engine_failure: says what is wrong with Ray itself, None if nothing.
+        is_alive: asks Ray whether a node is part of the cluster, and lets the core know. Blocks.
     """
 
     host: Host
@@ -42,6 +43,7 @@ class Surroundings:
     start_timeout: float
     later: Callable[[Callable[[], object]], None]
     engine_failure: Callable[[], str | None]
+    is_alive: Callable[[str], bool]
 
     def notify(self, reference: Any, done: Callable[[Any], object]) -> None:
         """Let a function be called with a value, or with an exception, as soon as it is there."""

@@ -42,6 +42,7 @@ class Site(Listener):
         self._roster = Roster(width, around.spare, shared=not around.own)
         self._failures = 0
         self._closed = False
+        self.has_left = False
         self.link = Link(around, node, self)
 
     def pids(self) -> list[int]:
@@ -122,10 +123,11 @@ class Site(Listener):
 
     def _return(self, hand: Hand, calls: Sequence[Call], error: BaseException) -> None:
         """Give calls back that did not run because what they need is lost. Blocks."""
-        missing = [(call, lost_of(call)) for call in calls if self._roster.end(call.id)]
+        cause: Any = getattr(error, "cause", None) or error
+        missing = [(call, lost_of(call, cause.object_ref_hex)) for call in calls if self._roster.end(call.id)]
         self._release(hand)
         for call, lost in missing:
-            self._host.missing(call.id, lost, first_line(getattr(error, "cause", None) or error))
+            self._host.missing(call.id, lost, first_line(cause))
 
     def _run(self, hand: Hand, call: Call) -> Any:
         if call.lease.held.gpus and not hand.kind.gpus:
@@ -238,7 +240,7 @@ class Site(Listener):
         self._around.later(partial(self._start_now, hand))
 
     def _start_now(self, hand: Hand) -> None:
-        if self._roster.enlist(hand):
+        if not self.has_left and self._roster.enlist(hand):
             reference = hand.start(self.link.agent, self._host.setup, self._node, copy=self._around.client)
             self._around.notify(reference, partial(self._started, hand))
 
@@ -251,11 +253,27 @@ class Site(Listener):
             self._release(hand)
             return
         self._failures += 1
-        if self._failures >= _FAILED_STARTS:
-            self._host.broken(BackendBroken(f"workers do not start on {self._name}: {first_line(value)}"))
-        else:
-            self._remove(hand)
+        self._remove(hand)
+        if self._failures < _FAILED_STARTS:
             self._feed(hand.kind)
+        else:
+            text = f"workers do not start on {self._name}: {first_line(value)}"
+            self._around.later(partial(self._give_up, BackendBroken(text)))
+
+    def _give_up(self, error: BackendBroken) -> None:
+        """Say that the engine is broken, unless it is only this node that has left the cluster. Blocks."""
+        if not self._leaves():
+            self._host.broken(error)
+
+    def _leaves(self) -> bool:
+        """Find out whether the node has left the cluster; what waits for it can go elsewhere then. Blocks."""
+        if self._node is None or self._around.client or self._around.is_alive(self._node):
+            return False
+        self.has_left = True
+        death = Death(self._name, cause="the node has left the cluster", started=False)
+        for call in self._roster.drain():
+            self._host.lost(call.id, death)
+        return True
 
     def _remove(self, hand: Hand) -> None:
         """Forget a worker, and start another if it was one of those that are kept."""
@@ -282,6 +300,8 @@ class Site(Listener):
         failure = self._around.engine_failure()
         if failure is not None:
             self._host.broken(BackendLost(failure))
+            return
+        if self._leaves():
             return
         self._failures += 1
         if self._failures >= _FAILED_STARTS:

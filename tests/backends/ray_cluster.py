@@ -68,11 +68,11 @@ def error_of(future: Any) -> str:
 
 def tell(ex: polyexec.Executor, far: Far) -> None:
     there = ex.options(resources={"far": 1}, retries=1)
-    near = ex.options(resources={"near": 1})
+    near = ex.options(resources={"near": 1}, name="near")
 
-    values = {name: there.submit(made, name) for name in ("read", "used", "asked")}
+    values = {name: there.options(name=name).submit(made, name) for name in ("read", "used", "asked")}
     chain = there.submit(made, "second", there.submit(made, "first"))
-    once = ex.options(resources={"far": 1}).submit(made, "once")
+    once = there.options(name="once", retries=0).submit(made, "once")
     ex.wait([*values.values(), chain, once], timeout=LIMIT)
     far.replace(ex)
     print("read", len(values["read"].result(LIMIT)) >= SIZE // 2, starts("read"), values["read"].attempts)
@@ -82,7 +82,7 @@ def tell(ex: polyexec.Executor, far: Far) -> None:
     print("dependent", error_of(near.submit(length, once)))
     print("once", error_of(once), starts("once"))
     far.replace(ex)
-    print("again", error_of(values["read"]), starts("read"))
+    print("again", error_of(values["used"]), starts("used"))
 
 
 def main() -> None:

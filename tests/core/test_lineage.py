@@ -243,5 +243,3 @@ def test_a_lost_engine_ends_the_wait_for_what_is_made_again(ex: Executor, backen
     backend.host.broken(polyexec.BackendLost("gone"))
     with pytest.raises((polyexec.BackendLost, ObjectLost)):
         future.result(LIMIT)
-
-
