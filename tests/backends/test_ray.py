@@ -153,6 +153,7 @@ def test_ray_that_the_user_has_started_is_not_taken_over() -> None:
     assert ended.stdout.split() == ["refused", "3", "True"], ended.stderr
 
 
+@pytest.mark.timeout(300)
 def test_what_is_lost_with_a_node() -> None:
     """O7 It is made again if its task may run again, from what is lost too, or is an error that names the task."""
     settings = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_IGNORE_UNHANDLED_ERRORS": "1"}
@@ -161,7 +162,7 @@ def test_what_is_lost_with_a_node() -> None:
     with tempfile.TemporaryDirectory(prefix="ray-") as folder, tempfile.TemporaryDirectory() as marks:
         command = [sys.executable, str(Path(__file__).with_name("ray_cluster.py")), folder, marks]
         ended = subprocess.run(
-            command, capture_output=True, text=True, timeout=110, env={**os.environ, **settings}, check=False
+            command, capture_output=True, text=True, timeout=280, env={**os.environ, **settings}, check=False
         )
     assert ended.stdout.splitlines() == [
         "read True 2 2",
