@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from polyexec import lanes, outcome
 from polyexec.endings import failure_of
 from polyexec.errors import BackendBroken
 from polyexec.hooks import ask_hook
-from polyexec.ledger import need_of
+from polyexec.lineage import is_missing
 from polyexec.mailbox import Mailbox
 from polyexec.records import (
     Action,
@@ -33,7 +34,7 @@ from polyexec.records import (
 from polyexec.session import Entry
 from polyexec.spi import Call, Lease
 from polyexec.stored import Head, Outcome, Stored, Tag
-from polyexec.tasks import TaskData
+from polyexec.tasks import TaskData, revise_task
 from polyexec.wire import Attempt, Role, TaskSpec
 
 if TYPE_CHECKING:
@@ -82,9 +83,14 @@ class Actions:
         self.calls[action.call] = action.task
         for entry in data.entries:
             entry.running, entry.attempts = True, action.attempt
+        needed = [self._runtime.objects.entries[value] for value in spec.dependencies]
+        if any(map(is_missing, needed)):
+            # Lost since it became ready.
+            self._runtime.post(self._runtime.lineage.miss, action.call, (), "")
+            return
         lease = Lease(action.grant.node, spec.request, self._runtime.scheduler.ledger.gpu_ids(action.grant))
         attempt = self._attempt(action, spec, lease)
-        values = [self._runtime.value_of(self._runtime.objects.entries[value]) for value in spec.dependencies]
+        values = [self._runtime.value_of(entry) for entry in needed]
         call = Call(
             action.call,
             action.task,
@@ -138,7 +144,8 @@ class Actions:
             self.call_back(data.entries)
         else:
             self.settle_all(data.entries, self._stored_ending(data, ending))
-        self.release(data)
+        if action.tag is not Tag.VALUE or not self._runtime.lineage.keep(data, action.attempts):
+            self.release(data)
         if data.lane is not None:
             lanes.close_lane(data.lane)
 
@@ -202,34 +209,35 @@ class Actions:
     def _consult(self, action: Consult) -> None:
         data = self.data[action.task]
         task = self._runtime.scheduler.tasks[action.task]
-        stored = self._stored_attempt(data, action.ending)
-        attempt = task.attempts
+        ended = self._attempt_of(data, action.ending)
+        spec, attempt = data.spec, task.attempts
 
         def job() -> None:
-            options = ask_hook(data.spec, stored, attempt)
-            self._runtime.post(self._decided, action, options)
+            answer = ask_hook(spec, ended, attempt, self._runtime.check_feasible)
+            self._runtime.post(self._decided, action, answer)
 
         self._runtime.hooks.post(job)
 
-    def _stored_attempt(self, data: TaskData, ending: Ending) -> Stored:
-        if isinstance(ending, Ended) and data.last is not None and data.last.stored is not None:
-            return data.last.stored
-        return outcome.encode_error(failure_of(data.spec.name, ending))
+    def _attempt_of(self, data: TaskData, ending: Ending) -> Callable[[], Stored]:
+        """Give how an attempt ended, to be asked for in another thread: the engine may have to bring it."""
+        if not isinstance(ending, Ended):
+            return partial(outcome.encode_error, failure_of(data.spec.name, ending))
+        assert data.last is not None
+        return partial(self._stored_outcome, data.last)
 
-    def _decided(self, action: Consult, spec: TaskSpec | None) -> None:
+    def _stored_outcome(self, last: Outcome) -> Stored:
+        return self._runtime.backend.get(last.handle) if last.stored is None else last.stored
+
+    def _decided(self, action: Consult, answer: TaskSpec | Stored | None) -> None:
         task = self._runtime.scheduler.tasks.get(action.task)
         if task is None:
             return
-        if (
-            spec is not None
-            and not self._runtime.scheduler.ledger.could_fit(need_of(spec.request))
-            and not spec.patient
-        ):
-            spec = None
-        if spec is not None:
-            self.data[action.task].spec = spec
-            task.need, task.timeout, task.retries = need_of(spec.request), spec.timeout, spec.retries
-        self._runtime.scheduler.decided(action.task, action.ending if spec is None else None)
+        if isinstance(answer, TaskSpec):
+            self.data[action.task].spec = answer
+            revise_task(task, answer)
+            self._runtime.scheduler.decided(action.task, None)
+        else:
+            self._runtime.scheduler.decided(action.task, action.ending if answer is None else Failed(answer))
 
     _METHODS: ClassVar[dict[type[Any], Callable[[Any, Any], None]]] = {
         Start: _start,

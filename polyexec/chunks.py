@@ -70,13 +70,30 @@ def run_chunk(
         return run.result()
     ended = threading.Event()
     watch = threading.Thread(target=run.watch, args=(*where, ended), name="polyexec-chunk", daemon=True)
-    watch.start()
     try:
+        watch.start()
         run.work()
     finally:
-        ended.set()
-        watch.join()
+        try:
+            ended.set()
+        finally:
+            # Again, because an interrupt may have come before it; there is no second.
+            ended.set()
+            if watch.ident is not None:
+                watch.join()
     return run.result()
+
+
+def try_one(function: Callable[..., Any], /, *item: Any) -> ChunkResult:
+    """Apply a function to one item; its error is the task's own, which may run again after it."""
+    return try_chunk(function, [item])
+
+
+def try_chunk(function: Callable[..., Any], items: Sequence[tuple[Any, ...]]) -> ChunkResult:
+    """Apply a function to some items; an error is the task's own, which may run again after it, as a whole."""
+    began = time.perf_counter()
+    results = [function(*item) for item in items]
+    return ChunkResult(results, None, time.perf_counter() - began)
 
 
 class _Run:

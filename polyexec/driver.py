@@ -218,13 +218,24 @@ class DriverSession(Session):
         if entry.task_id in self._owed and self._pid == _pid[0]:
             # What the task has printed comes before what the program says about its result (D2).
             self._display.settle()
-        stored, handle = entry.stored, entry.handle
-        if stored is not None:
-            return stored
-        self._check_process()
-        if handle is None or self._closed.is_set():
-            raise ObjectLost(entry.name, "the executor was closed before the value was asked for")
-        return self._backend.get(handle)
+        while True:
+            stored, handle = entry.stored, entry.handle
+            if stored is not None:
+                return stored
+            self._check_process()
+            if self._closed.is_set():
+                raise ObjectLost(entry.name, "the executor was closed before the value was asked for")
+            try:
+                if handle is not None:
+                    return self._backend.get(handle)
+            except ObjectLost as lost:
+                reason = lost.reason
+            else:
+                reason = ""
+            # It is made again, or becomes an error.
+            answer = Mailbox[bool](self._loop)
+            self._runtime.post(self._runtime.await_again, entry, handle, reason, answer.put)
+            answer.take()
 
     def refresh(self, entry: Entry) -> None:
         """Look at a plain call; of all others the loop keeps the entries up to date."""

@@ -12,6 +12,7 @@ from polyexec.errors import SpecificationError
 from polyexec.future import Future, entries_of
 from polyexec.options import DEFAULT_OPTIONS, OPTION_NAMES, TaskOptions
 from polyexec.prepare import function_name
+from polyexec.progress import length_of, report_for
 from polyexec.session import ClusterResources, Info, Session, session_for, task_session
 
 P = ParamSpec("P")
@@ -158,14 +159,15 @@ class Executor:
         ordered: bool = True,
         buffer: int | None = None,
         chunk_size: int | None = None,
-        progress: Callable[[int], object] | None = None,
+        progress: bool | Callable[[int], object] | None = None,
         timeout: float | None = None,
     ) -> Generator[T, None, None]:
         """Apply a function to the items of iterables, which may be endless.
 
         Lazy: items are taken as results are consumed, at most ``buffer`` ahead (M1). Several items go in one task, as
         many as their measured duration suggests; a slow one does not hold back those behind it (M2). With ``retries``
-        or ``timeout`` among the options each item is a task of its own. A Future as an item stands for its value.
+        or ``timeout`` among the options each item is a task of its own; with ``chunk_size`` as well a chunk runs again,
+        or fails, as a whole. A Future as an item stands for its value.
 
         Args:
             function: called with one item of each iterable.
@@ -173,7 +175,9 @@ class Executor:
             ordered: give results in the order of the items; otherwise as they come.
             buffer: the most items that are taken and not yet given back.
             chunk_size: items in one task, instead of measuring.
-            progress: called in this thread with the number of results so far.
+            progress: True for a bar on standard error if that is a terminal and ``rich`` is installed
+                (``pip install "polyexec[progress]"``), and for lines there otherwise; or a function, called in this
+                thread with the number of results so far. The whole is known if each iterable tells its length.
             timeout: seconds to wait for the next result.
 
         Returns:
@@ -181,14 +185,15 @@ class Executor:
             cancelled (M3), also when the iterator is closed.
 
         Raises:
-            SpecificationError: a number is wrong.
+            SpecificationError: an argument is wrong.
             TimeoutError: from the iterator, when the time is over.
         """
         options = self._options_for(function)
         named = options.evolve(name=options.name or function_name(function), num_returns=1)
         # A chunk is one task: with retries its good items would run again, and they would share one time limit.
         single = 1 if options.retries or options.timeout is not None else None
-        settings = mapping.Settings(ordered, buffer, single if chunk_size is None else chunk_size, progress, timeout)
+        report = report_for(progress, str(named.name), length_of(iterables), at_terminal=task_session() is None)
+        settings = mapping.Settings(ordered, buffer, single if chunk_size is None else chunk_size, report, timeout)
         view = Executor(self._session, named, chosen=OPTION_NAMES)
         divisible = not options.retries
         return mapping.run(view, function, iterables, settings, session=self._here(), divisible=divisible)

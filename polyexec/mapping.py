@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from polyexec import outcome
-from polyexec.chunks import ChunkResult, Handover, run_chunk, run_one
+from polyexec.chunks import ChunkResult, Handover, run_chunk, run_one, try_chunk, try_one
 from polyexec.errors import SpecificationError
 from polyexec.future import Future, promise
 from polyexec.prepare import function_name
+from polyexec.progress import Report
 from polyexec.session import Session
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Settings:
     ordered: bool
     buffer: int | None = attrs.field(validator=_positive)
     chunk_size: int | None = attrs.field(validator=_positive)
-    progress: Callable[[int], object] | None
+    report: Report | None
     timeout: float | None
 
 
@@ -82,7 +83,7 @@ def run(
         iterables: where the parts come from.
         settings: how to map.
         session: the executor's.
-        divisible: chunks may be divided while they run.
+        divisible: chunks may be divided while they run, because none runs again.
     """
     if not iterables:
         raise SpecificationError("map takes a function and at least one iterable")
@@ -105,6 +106,17 @@ class _Map:
     exhausted: bool = False
 
     def results(self) -> Generator[Any, None, None]:
+        report = self.settings.report
+        if report is None:
+            yield from self._results()
+            return
+        report.open()
+        try:
+            yield from self._results()
+        finally:
+            report.close()
+
+    def _results(self) -> Generator[Any, None, None]:
         try:
             self._fill()
             while self.in_flight:
@@ -119,14 +131,14 @@ class _Map:
                 self.executor.cancel(chunk.future)
 
     def _is_simple(self) -> bool:
-        return self.settings.progress is None and self.settings.buffer is None
+        return self.settings.report is None and self.settings.buffer is None
 
     def _given(self, results: Sequence[Any]) -> Iterator[Any]:
         """Give results one by one, where somebody counts them, or more may be taken for each."""
         for result in results:
             self.given += 1
-            if self.settings.progress is not None:
-                self.settings.progress(self.given)
+            if self.settings.report is not None:
+                self.settings.report.told(self.given)
             yield result
             self._fill()
 
@@ -191,9 +203,12 @@ class _Map:
 
     def _submit(self, items: tuple[tuple[Any, ...], ...]) -> _Chunk:
         if len(items) == 1:
-            return _Chunk(self.executor.submit(run_one, self.function, *items[0]), items, None)
+            one = run_one if self.divisible else try_one
+            return _Chunk(self.executor.submit(one, self.function, *items[0]), items, None)
         # What has been handed over must not be worked on again, so a chunk that may run again is not divided.
-        handover = promise(self.session, function_name(self.function)) if self.divisible else None
+        if not self.divisible:
+            return _Chunk(self.executor.submit(try_chunk, self.function, items), items, None)
+        handover = promise(self.session, function_name(self.function))
         # In a tuple, so that it is not taken for a dependency.
         where = (handover, PATIENCE) if handover is not None else None
         return _Chunk(self.executor.submit(run_chunk, self.function, items, where), items, handover)

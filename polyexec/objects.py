@@ -32,10 +32,15 @@ class ObjectTable:
         free: called when a handle of the engine is not needed any more.
         forget: called when a value is gone.
         report: called for an error that nobody has looked at.
+        thin: called when fewer refer to a value, some of whom may never need it.
     """
 
     def __init__(
-        self, free: Callable[[object], None], forget: Callable[[int], None], report: Callable[[Entry, str], None]
+        self,
+        free: Callable[[object], None],
+        forget: Callable[[int], None],
+        report: Callable[[Entry, str], None],
+        thin: Callable[[Entry], None],
     ) -> None:
         self.entries: dict[int, Entry] = {}
         self._contents: dict[int, _Content] = {}
@@ -44,6 +49,7 @@ class ObjectTable:
         self._free = free
         self._forget = forget
         self._report = report
+        self._thin = thin
 
     def add(self, entry: Entry) -> None:
         """Take an entry to which one Future refers. From any thread."""
@@ -90,6 +96,8 @@ class ObjectTable:
                 entry.count += change
                 if entry.count <= 0 and (entry.promised or entry_id in self._contents):
                     unused.append(entry)
+                elif entry.held:
+                    self._thin(entry)
         return unused
 
     def settle(self, entries: list[Entry], head: Head, stored: Stored | None, handle: object | None) -> None:
@@ -106,6 +114,33 @@ class ObjectTable:
         for entry in entries:
             if entry.count <= 0:
                 self._drop_all(self._drop(entry, head.summary))
+
+    def empty(self, entries: Iterable[Entry]) -> None:
+        """Let go of what entries hold, that can be made again; they stay."""
+        for entry in entries:
+            self._take_content(entry)
+            self._contents[entry.id] = _Content(None, (), 1)
+
+    def reopen(self, entries: Iterable[Entry]) -> None:
+        """Let go of what entries hold, that will be settled again; those that are gone come back until then."""
+        for entry in entries:
+            if entry.id not in self.entries:
+                entry.retrieved = True
+                self.entries[entry.id] = entry
+            self._take_content(entry)
+
+    def _take_content(self, entry: Entry) -> None:
+        entry.stored = entry.handle = None
+        self._drop_all(self._let_go_of(self._contents.pop(entry.id, None)))
+
+    def _let_go_of(self, content: _Content | None) -> list[Entry]:
+        """Free a content, unless other values have it too; give the entries that nobody refers to any more."""
+        if content is None:
+            return []
+        content.users -= 1
+        if not content.users and content.handle is not None:
+            self._free(content.handle)
+        return self._count(content.inner, -1)
 
     def have_settled(self, count: int) -> bool:
         """Say whether so many values have been settled in all. From any thread."""
@@ -133,12 +168,7 @@ class ObjectTable:
         if entry.tag is Tag.ERROR and not entry.retrieved:
             self._report(entry, summary or _summary(entry))
         entry.stored = entry.handle = None
-        if content is None:
-            return []
-        content.users -= 1
-        if not content.users and content.handle is not None:
-            self._free(content.handle)
-        return self._count(content.inner, -1)
+        return self._let_go_of(content)
 
 
 def _summary(entry: Entry) -> str:

@@ -162,8 +162,10 @@ class TaskOptions:
         name: shown in errors, events and the engine's own tools; by default the function's.
         retries: how often it may run again after its worker died, or after an exception in ``retry_on``.
         retry_on: exception types after which it may run again.
-        retry: ``(error, attempt, options) -> options | None``, asked before each new attempt; it may change the
-            options, or forbid the attempt by returning None.
+        retry: ``(error, attempt, options) -> options | None``, asked before each new attempt that ``retries`` and
+            ``retry_on`` allow, so never with ``retries=0``; it may change any option but ``num_returns``, or forbid the
+            attempt by returning None. It runs in a thread of the executor, one at a time. If it raises, or asks for
+            what no node has, that is the task's error, and what the task had ended with is its cause.
         timeout: seconds that one attempt may run.
         env: environment variables for the task alone.
         num_returns: number of Futures that the call gives.

@@ -137,6 +137,23 @@ def _spec(
     )
 
 
+def revised(spec: TaskSpec, options: TaskOptions) -> TaskSpec:
+    """Give what the driver must know about a task whose options have changed.
+
+    Args:
+        spec: what it knew before.
+        options: the options now.
+
+    Returns:
+        What it must know from now on.
+
+    Raises:
+        SerializationError: an option cannot be serialised.
+    """
+    changed = _spec(options.name or spec.name, revised, options, spec.dependencies, spec.references, keep_hook=True)
+    return attrs.evolve(changed, function=spec.function)
+
+
 def _serialized(option: str, name: str, value: Any) -> bytes:
     try:
         data: bytes = cloudpickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)

@@ -175,7 +175,7 @@ class Died:
 
 @attrs.frozen
 class Failed:
-    """The backend failed as a whole; the error is encoded."""
+    """The backend as a whole failed, or the retry hook of the task; the error is encoded."""
 
     error: Stored
 

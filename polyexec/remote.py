@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from polyexec import lanes, outcome
-from polyexec.errors import ForkedExecutor, Interrupted, PolyexecError
+from polyexec.errors import ForkedExecutor, Interrupted, ObjectLost, PolyexecError
 from polyexec.options import TaskOptions
 from polyexec.output import Output
 from polyexec.prepare import prepare_task
@@ -122,9 +122,18 @@ class RemoteSession(Session):
 
     def fetch(self, entry: Entry) -> Stored:
         """Bring a value from the driver."""
-        note, values = self.ask("fetch", entry.id)
-        entry.note = note
-        return values[0]
+        while True:
+            try:
+                note, values = self.ask("fetch", entry.id)
+            except ObjectLost as lost:
+                if not self.ask("lost", entry.id, lost.reason)[0]:
+                    raise
+            else:
+                if values:
+                    entry.note = note
+                    return values[0]
+            # It is made again, or becomes an error.
+            self.ask("wait", (entry.id,), 1, None)
 
     def refresh(self, entry: Entry) -> None:
         """Ask the driver about a value."""

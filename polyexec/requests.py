@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from polyexec import lanes, outcome
 from polyexec.errors import DeadlockError, ExecutorClosed, PolyexecError, ResourceExhausted
+from polyexec.lineage import is_missing
 from polyexec.records import Running, Stop, Wait, Wake
 from polyexec.session import Entry
 from polyexec.spi import Value
@@ -34,6 +35,7 @@ class Requests:
         self._numbers = itertools.count(1)
         self._waits: dict[int, tuple[object, tuple[int, ...], int | None]] = {}
         self._holds: dict[int, Counter[int]] = {}
+        self._given: dict[int, dict[int, object]] = {}
         self._handlers: dict[str, Handler] = {
             name.removeprefix("_on_"): getattr(self, name) for name in dir(self) if name.startswith("_on_")
         }
@@ -181,7 +183,18 @@ class Requests:
     def _on_fetch(self, request_id: object, call_id: int, main: bool, value: Value, entry_id: int) -> None:
         entry = self._entry(entry_id)
         entry.retrieved = True
+        if is_missing(entry):
+            self.reply(request_id, "ok", None)
+            return
+        if entry.handle is not None and self._runtime.backend.capabilities.loses_values:
+            self._given.setdefault(call_id, {})[entry_id] = entry.handle
         self.reply(request_id, "ok", entry.note, [self._runtime.value_of(entry)])
+
+    def _on_lost(self, request_id: object, call_id: int, main: bool, value: Value, entry_id: int, reason: str) -> None:
+        """Learn that what a fetch has given could not be brought; the next wait for it ends when it is there again."""
+        handle = self._given.get(call_id, {}).get(entry_id)
+        self._runtime.lineage.lose(self._entry(entry_id), handle, reason)
+        self.reply(request_id, "ok", handle is not None)
 
     def _on_status(self, request_id: object, call_id: int, main: bool, value: Value, entry_id: int) -> None:
         entry = self._entry(entry_id)
@@ -209,6 +222,7 @@ class Requests:
 
     def end_call(self, call_id: int) -> None:
         """Let go of what a call has made."""
+        self._given.pop(call_id, None)
         for entry_id, count in self._holds.pop(call_id, Counter()).items():
             self._runtime.objects.refer([entry_id], -count)
 

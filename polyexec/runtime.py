@@ -15,7 +15,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from polyexec import lanes, outcome
 from polyexec.actions import Actions
@@ -23,6 +23,7 @@ from polyexec.callbacks import CallbackThread
 from polyexec.display import Display
 from polyexec.errors import BackendBroken, ExecutorClosed, InfeasibleResources
 from polyexec.ledger import UNIT, add_up, amounts_of, need_of
+from polyexec.lineage import Lineage, is_missing
 from polyexec.loop import Loop
 from polyexec.objects import ObjectTable
 from polyexec.plain_calls import PlainCalls
@@ -60,7 +61,8 @@ class Runtime:
         self.callbacks = CallbackThread("polyexec-callbacks")
         # A thread of their own: a callback may wait for a task that waits for its hook.
         self.hooks = CallbackThread("polyexec-hooks")
-        self.objects = ObjectTable(self._free, self._forget, self._report)
+        self.lineage = Lineage(self)
+        self.objects = ObjectTable(self._free, self._forget, self._report, self.lineage.thin)
         limit = QUEUE_LIMIT if backend.capabilities.queues_calls else 0
         self.scheduler = Scheduler(time.monotonic, random.random, queue_limit=limit)
         self.capacity: Sequence[dict[str, int]] = ()
@@ -147,6 +149,10 @@ class Runtime:
         """See ``Host``."""
         self.post(self.scheduler.stopped, call_id, verdict)
 
+    def missing(self, call_id: int, handles: Sequence[object], reason: str) -> None:
+        """See ``Host``."""
+        self.post(self.lineage.miss, call_id, handles, reason)
+
     def request(self, request_id: object, call_id: int, message: Stored) -> None:
         """See ``Host``."""
         self.post(self.requests.handle, request_id, call_id, message)
@@ -221,24 +227,35 @@ class Runtime:
                 lanes.close_lane(data.lane)
             return
         self.watch(spec.dependencies)
-        self.take_task(
-            Task(
-                entries[0].id,
-                spec.name,
-                need_of(spec.request),
-                spec.dependencies,
-                parent,
-                spec.num_returns,
-                spec.priority,
-                spec.retries,
-                retry_timeout=spec.retry_timeout,
-                consult=spec.retry is not None,
-                timeout=spec.timeout,
-                patient=spec.patient,
-                function=spec.function,
-            ),
-            data,
-        )
+        self.take_task(_task_of(data, parent), data)
+
+    def run_again(self, data: TaskData, attempts: int) -> None:
+        """Take a task once more that has ended, because its value is lost; ``ObjectTable.reopen`` has been called."""
+        task = _task_of(data, None)
+        task.attempts = attempts
+        self.watch(data.spec.dependencies)
+        self.take_task(task, data)
+
+    def may_lose_values(self) -> bool:
+        """Say whether values may be lost that the engine keeps: those of other nodes."""
+        return self.backend.capabilities.loses_values and len(self.capacity) > 1
+
+    def await_again(self, entry: Entry, handle: object, reason: str, answer: Callable[[bool], None]) -> None:
+        """Answer when a value that somebody did not find is there again, or is an error."""
+        self.lineage.lose(entry, handle, reason)
+        if is_missing(entry) and self.failure is None:
+            entry.add_waiter(lambda _: answer(True))
+        else:
+            answer(True)
+
+    def data_of(self, call_id: int) -> TaskData | None:
+        """Give the task of a call that has not ended."""
+        task_id = self._actions.calls.get(call_id)
+        return None if task_id is None else self._actions.data.get(task_id)
+
+    def release(self, data: TaskData) -> None:
+        """Let go of what a task has referred to."""
+        self._actions.release(data)
 
     def take_task(self, task: Task, data: TaskData) -> None:
         """Let the scheduler have a task."""
@@ -257,7 +274,8 @@ class Runtime:
             if entry is None:
                 continue
             if entry.tag is not None:
-                self.scheduler.values.setdefault(entry_id, entry.tag)
+                if not is_missing(entry):
+                    self.scheduler.values.setdefault(entry_id, entry.tag)
             elif self.plain is not None:
                 self.plain.watch(entry)
 
@@ -390,9 +408,29 @@ class Runtime:
 
     def _forget(self, entry_id: int) -> None:
         self.scheduler.forget(entry_id)
+        self.lineage.forget(entry_id)
 
     def _report(self, entry: Entry, summary: str) -> None:
         self.callbacks.post(lambda: log_unretrieved(entry, summary))
+
+
+def _task_of(data: TaskData, parent: int | None) -> Task:
+    spec = data.spec
+    return Task(
+        data.entries[0].id,
+        spec.name,
+        need_of(spec.request),
+        spec.dependencies,
+        parent,
+        spec.num_returns,
+        spec.priority,
+        spec.retries,
+        retry_timeout=spec.retry_timeout,
+        consult=spec.retry is not None,
+        timeout=spec.timeout,
+        patient=spec.patient,
+        function=spec.function,
+    )
 
 
 def log_unretrieved(entry: Entry, summary: str) -> None:

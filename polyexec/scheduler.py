@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from polyexec import deadlock
 from polyexec.estimates import Estimates
@@ -307,6 +307,35 @@ class Scheduler:
             return False
         self._again(call)
         return True
+
+    def missing(self, call_id: int, values: Sequence[int]) -> None:
+        """Learn that a call did not run, because values are missing; they will arrive again.
+
+        Args:
+            call_id: the call.
+            values: what its task must wait for; if there are none, it is handed out again, a bounded number of times.
+        """
+        call = self._end_call(call_id)
+        if call is None:
+            return
+        task = call.task
+        for value in values:
+            self.values.pop(value, None)
+        task.refusals += not values
+        if call.stop is Stop.CANCEL or call.promised:
+            task.attempts -= 1
+            self._stopped_for_good(call)
+        elif task.refusals >= FREE_RESTARTS:
+            self._settle(
+                task, Died(Death("", cause="values that it needs cannot be brought", started=False)), Tag.ERROR
+            )
+        elif values:
+            task.attempts -= 1
+            task.state, task.missing = State.WAITING, len(values)
+            for value in values:
+                self._dependents.setdefault(value, []).append(task)
+        else:
+            self._again(call)
 
     def lost(self, call_id: int, death: Death) -> None:
         """Learn that the worker of a call has died."""

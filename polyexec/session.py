@@ -84,7 +84,7 @@ class Entry:
 
     ``loose`` entries are known to their one Future and to the call that makes them alone; whoever passes such a Future
     on exposes the entry first. ``plain`` is the call while it is on its short way, and ``watched`` says that the
-    scheduler must learn of the value.
+    scheduler must learn of the value. ``held`` of its references are those of tasks that may have to run again.
 
     ``tag`` is set once, after ``stored`` or ``handle`` and before anybody who waits is told; None means not yet. Who
     waits first adds a waiter, then looks at ``tag``; so either the waiter is told, or it sees the tag.
@@ -96,6 +96,7 @@ class Entry:
         "callbacks",
         "count",
         "handle",
+        "held",
         "id",
         "item",
         "loose",
@@ -129,6 +130,7 @@ class Entry:
         self.retrieved = False
         self.attempts = 0
         self.count = 0
+        self.held = 0
         self.waiters: list[Callable[[Entry], None]] | None = None
         self.callbacks: list[Callable[[], None]] | None = None
 

@@ -77,6 +77,8 @@ class Capabilities:
         queues_calls: calls may be handed over before a worker is free, and start in order.
         remote: workers may be on other machines.
         shares_memory: workers of a node map a stored value's memory instead of copying it.
+        loses_values: what the engine keeps may be lost with a node; ``Host.missing`` and ``Backend.get`` say so, and
+            the core lets the tasks run again that have made it, where it may.
     """
 
     inline: bool = False
@@ -86,6 +88,7 @@ class Capabilities:
     queues_calls: bool = False
     remote: bool = False
     shares_memory: bool = False
+    loses_values: bool = False
 
 
 @attrs.frozen
@@ -302,6 +305,15 @@ class Host(Protocol):
 
     def lost(self, call_id: int, death: Death) -> None:
         """Say that the worker of a call has died before the call ended."""
+
+    def missing(self, call_id: int, handles: Sequence[object], reason: str) -> None:
+        """Say that a call did not run and its worker is free, because values that it needs are lost.
+
+        Args:
+            call_id: the call; it is handed over again as soon as the values are there again.
+            handles: those of its values, or of its body, that are lost.
+            reason: what became of them.
+        """
 
     def stopped(self, call_id: int, verdict: Verdict) -> None:
         """Answer a ``cancel``."""

@@ -6,6 +6,8 @@ from typing import Any
 
 import attrs
 
+from polyexec.ledger import need_of
+from polyexec.records import Task
 from polyexec.session import Entry
 from polyexec.stored import Outcome, Stored
 from polyexec.wire import TaskSpec
@@ -32,3 +34,10 @@ class TaskData:
     lane: int | None = None
     last: Outcome | None = None
     body_handle: object | None = None
+
+
+def revise_task(task: Task, spec: TaskSpec) -> None:
+    """Let the scheduler know a task whose options have changed while it rests."""
+    task.name, task.need, task.priority, task.timeout = spec.name, need_of(spec.request), spec.priority, spec.timeout
+    task.retries, task.retry_timeout = spec.retries, spec.retry_timeout
+    task.consult, task.patient = spec.retry is not None, spec.patient

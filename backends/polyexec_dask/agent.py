@@ -31,7 +31,7 @@ from polyexec_dask.uplink import CallUplink, DriverGone, Requests
 class _Call:
     id: int
     head: bytes
-    body: Stored
+    body: Any
     values: Sequence[Any]
     beside: bool
 
@@ -54,8 +54,9 @@ class Agent:
         self._running: dict[int, int] = {}
         self._revoked: set[int] = set()
         self._values: dict[int, Stored] = {}
-        self._requests = Requests(self.post, self.resolve)
+        self._requests = Requests(self.post, self.resolve, self._shared)
         self._segments: dict[int, threading.Event] = {}
+        self._refused: set[int] = set()
         self._held = False
         self._limit = 1
         self._blocked: set[int] = set()
@@ -102,17 +103,16 @@ class Agent:
             "open": self._on_open,
             "drop": self._on_drop,
             "taken": self._on_taken,
+            "resend": self._requests.resend,
             "exit": self._on_exit,
             "die": self._on_die,
             "guard": self._on_guard,
         }
         handlers[kind](*fields)
 
-    def _on_run(
-        self, number: int, call_id: int, head: bytes, body: Sequence[Any], values: Sequence[Any], beside: bool
-    ) -> None:
+    def _on_run(self, number: int, call_id: int, head: bytes, body: Any, values: Sequence[Any], beside: bool) -> None:
         with self._changed:
-            self._waiting[number] = _Call(call_id, head, unpack(body), values, beside)
+            self._waiting[number] = _Call(call_id, head, body, values, beside)
             self._changed.notify_all()
 
     def _revoke(self, number: int) -> bool:
@@ -157,9 +157,9 @@ class Agent:
     def _on_value(self, value_id: int, stored: Sequence[Any]) -> None:
         self._keep(value_id, unpack(stored))
 
-    def _on_open(self, value_id: int, path: str, sizes: Sequence[int]) -> None:
+    def _on_open(self, value_id: int, path: str, sizes: Sequence[int], private: bool) -> None:
         try:
-            self._keep(value_id, memory.load(memory.Place(path, tuple(sizes))))
+            self._keep(value_id, memory.load(memory.Place(path, tuple(sizes)), private=private))
         except OSError:
             self._send(("missing", value_id))
 
@@ -171,7 +171,9 @@ class Agent:
     def _on_drop(self, value_id: int) -> None:
         self._values.pop(value_id, None)
 
-    def _on_taken(self, call_id: int) -> None:
+    def _on_taken(self, call_id: int, success: bool) -> None:
+        if not success:
+            self._refused.add(call_id)
         acknowledged = self._segments.pop(call_id, None)
         if acknowledged is not None:
             acknowledged.set()
@@ -212,10 +214,10 @@ class Agent:
             if call.beside:
                 self._requests.leave_pool(call_id)
             self._flush(("started", call_id))
-            values = [self.resolve(value) for value in call.values]
+            body, values = self.resolve(call.body), [self.resolve(value) for value in call.values]
             uplink = CallUplink(self._requests, call_id)
-            result = envelope.run(call.head, call.body, values, uplink, self._interrupts, setup=self._setup)
-            del values, call
+            result = envelope.run(call.head, body, values, uplink, self._interrupts, setup=self._setup)
+            del body, values, call
             self._report(call_id, result)
         except DriverGone:
             pass
@@ -258,10 +260,14 @@ class Agent:
                 self._changed.wait()
             return self._values[value]
 
+    def _shared(self, stored: Stored) -> memory.Segment | None:
+        """Copy a large value into memory that the driver can open; None if it is small, or if that is not possible."""
+        if not self._shares_memory or stored.nbytes < memory.THRESHOLD:
+            return None
+        return memory.Segment.holding(stored)
+
     def _report(self, call_id: int, result: Stored) -> None:
-        segment = None
-        if self._shares_memory and result.nbytes >= memory.THRESHOLD:
-            segment = memory.Segment.holding(result)
+        segment = self._shared(result)
         if segment is None:
             self.post(("finished", call_id, pack(result), None))
             return
@@ -274,6 +280,9 @@ class Agent:
         finally:
             self._segments.pop(call_id, None)
             segment.close()
+        if call_id in self._refused:
+            self._refused.discard(call_id)
+            self.post(("finished", call_id, pack(result), None))
 
     def _send(self, message: Message) -> None:
         if self._link is not None:

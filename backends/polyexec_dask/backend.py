@@ -26,19 +26,6 @@ class DaskBackend(Backend):
     Config: ClassVar[type[Any]] = DaskConfig
     deviations: ClassVar[tuple[Deviation, ...]] = (
         Deviation(
-            "O3",
-            "What a task puts comes to the driver in a message of the task's worker, and is kept in the driver's own "
-            "memory, not in the store from which tasks read.",
-            "An array that was put inside a task is copied for each task that reads it; those that the caller has put "
-            "or that tasks have returned are not.",
-        ),
-        Deviation(
-            "O4",
-            "A call and its arguments are one message over the connection to a worker, whatever its size.",
-            "A large argument is sent to the worker, and not by shared memory; put it, or make it in a task. A result "
-            "that only other tasks use does not pass through the driver.",
-        ),
-        Deviation(
             "F16",
             "What a task has started is found by the process group of its worker. When the worker has died, nothing "
             "tells any more where a process came from that has left this group.",

@@ -13,9 +13,10 @@ from typing import Any
 
 from polyexec import memory_usage
 from polyexec.spi import Call, Death, Host, Outcome, Value, Verdict
+from polyexec.spi import Message as Request
 from polyexec_dask import memory
 from polyexec_dask.dask_tasks import DaskTasks
-from polyexec_dask.link import Message, pack, unpack
+from polyexec_dask.link import Message, unpack
 from polyexec_dask.placement import Workers
 from polyexec_dask.remote import Kept, Record, Remote, RequestId
 
@@ -55,7 +56,7 @@ class Dispatcher:
     def submit(self, calls: Iterable[Call]) -> None:
         """Take calls, to be run in this order."""
         for call in calls:
-            record = self._records[call.id] = Record(call)
+            record = self._records[call.id] = Record.of(call)
             self._pending[call.lease.node].append(record)
         self.dispatch()
 
@@ -88,7 +89,8 @@ class Dispatcher:
             self._numbers += 1
             record.number = self._numbers
             beside = self._secedes and not call.queued
-            remote.link.send(("run", record.number, call.id, call.head, pack(call.body), values, beside))
+            body = remote.send_body(record)
+            remote.link.send(("run", record.number, call.id, call.head, body, values, beside))
             keys.append(f"{call.name}-{self._host.executor_id[:8]}{self._numbers:06d}")
         numbers = [record.number for record in fresh]
         futures = self._tasks.start(remote.address, self._host.executor_id, numbers, keys)
@@ -119,9 +121,11 @@ class Dispatcher:
                 segment = memory.Segment.adopting(memory.Place(place, tuple(sizes)))
                 outcome = Outcome(segment.load().data, None, Kept(segment))
             except OSError:
-                # The worker died before its memory could be opened; the loss of the worker tells the rest.
+                # There is no room for another descriptor or mapping here. Or the worker has died: then its loss tells
+                # the rest.
+                remote.link.send(("taken", call_id, False))
                 return
-            remote.link.send(("taken", call_id))
+            remote.link.send(("taken", call_id, True))
         self._forget(record)
         if record.call.lease.held.memory:
             remote.guard(remote, 0)
@@ -135,6 +139,7 @@ class Dispatcher:
     def _forget(self, record: Record) -> None:
         self._records.pop(record.call.id, None)
         self._withdraw(record)
+        record.end()
 
     def _withdraw(self, record: Record) -> None:
         if record.remote is not None:
@@ -177,7 +182,7 @@ class Dispatcher:
             self._host.stopped(call_id, Verdict.LATE)
         elif record.remote is None:
             record.dropped = True
-            self._records.pop(call_id)
+            self._forget(record)
             self._host.stopped(call_id, Verdict.REVOKED)
         else:
             record.stop = force
@@ -221,8 +226,19 @@ class Dispatcher:
         self._host.stopped(call_id, Verdict(verdict))
         self.dispatch()
 
-    def _on_request(self, remote: Remote, call_id: int, number: int, message: Any) -> None:
-        self._host.request(RequestId(remote, number), call_id, unpack(message))
+    def _on_request(
+        self, remote: Remote, call_id: int, number: int, message: Any, place: Any, sizes: Sequence[int] | None
+    ) -> None:
+        request = unpack(message)
+        if sizes is not None:
+            try:
+                segment = memory.Segment.adopting(memory.Place(place, tuple(sizes)))
+            except OSError:
+                # As for outcomes.
+                remote.link.send(("resend", number))
+                return
+            request = Request(request.data, (), Kept(segment))
+        self._host.request(RequestId(remote, number), call_id, request)
 
     def _on_told(self, remote: Remote, call_id: int, message: Any) -> None:
         self._host.told(call_id, unpack(message))
@@ -291,5 +307,5 @@ class Dispatcher:
         """Give the calls that wait for a lost node back to the core."""
         for record in self._pending.pop(node, ()):
             if not record.dropped:
-                self._records.pop(record.call.id, None)
+                self._forget(record)
                 self._host.lost(record.call.id, Death(node, cause="the node is gone", started=False))

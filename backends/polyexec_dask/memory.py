@@ -57,11 +57,15 @@ class Segment:
         """Take a share in the memory of another process; raises ``OSError`` if it is gone or out of reach."""
         return Segment(os.open(place.path, os.O_RDONLY | os.O_CLOEXEC), place.sizes)
 
-    def load(self) -> Stored:
-        """Map the value; its buffers are read-only and stay good after ``close``."""
+    def load(self, *, private: bool = False) -> Stored:
+        """Map the value; its buffers stay good after ``close``.
+
+        Args:
+            private: who writes into the buffers changes pages of its own; otherwise they are read-only.
+        """
         if self._descriptor is None:
             raise OSError("the shared memory has been given back")
-        return _map(self._descriptor, self.place.sizes)
+        return _map(self._descriptor, self.place.sizes, mmap.ACCESS_COPY if private else mmap.ACCESS_READ)
 
     def close(self) -> None:
         """Give the memory back as soon as nobody maps it any more."""
@@ -69,18 +73,27 @@ class Segment:
         if descriptor is not None:
             os.close(descriptor)
 
+    def __del__(self) -> None:
+        # A body may be interrupted anywhere, and what comes too late is only dropped.
+        self.close()
 
-def load(place: Place) -> Stored:
-    """Map a value that another process holds; raises ``OSError`` if it is gone or out of reach."""
+
+def load(place: Place, *, private: bool = False) -> Stored:
+    """Map a value that another process holds; raises ``OSError`` if it is gone or out of reach.
+
+    Args:
+        place: where it lies.
+        private: see ``Segment.load``.
+    """
     segment = Segment.adopting(place)
     try:
-        return segment.load()
+        return segment.load(private=private)
     finally:
         segment.close()
 
 
-def _map(descriptor: int, sizes: Sequence[int]) -> Stored:
-    view = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+def _map(descriptor: int, sizes: Sequence[int], access: int) -> Stored:
+    view = memoryview(mmap.mmap(descriptor, 0, access=access))
     parts = []
     offset = 0
     for size in sizes:

@@ -67,6 +67,7 @@ class Record:
         blocked: it waits for others.
         stop: None, or whether the stop that is under way is forced.
         dropped: it was revoked while it waited for a worker.
+        body: what holds the call's body, if that is large.
     """
 
     call: Call
@@ -77,6 +78,21 @@ class Record:
     blocked: bool = False
     stop: bool | None = None
     dropped: bool = False
+    body: Kept | None = None
+
+    @staticmethod
+    def of(call: Call) -> Record:
+        """Take a call; its body, if that is large, into memory that the worker can map."""
+        handle = call.body_handle
+        if handle is None and call.body.nbytes >= memory.THRESHOLD:
+            handle = Kept.holding(call.body)
+        assert handle is None or isinstance(handle, Kept)
+        return Record(call, body=handle)
+
+    def end(self) -> None:
+        """Let go of what was made for it."""
+        if self.body is not None and self.body is not self.call.body_handle:
+            self.body.free()
 
 
 @attrs.frozen(eq=False)
@@ -138,6 +154,9 @@ class Remote:
     def drop(self, record: Record) -> None:
         """Note that a call has ended, or goes elsewhere."""
         self.set_blocked(record, blocked=False)
+        if record.body is not None:
+            # Another attempt must not see what this one has written.
+            self.drop_value(record.body)
         record.remote = None
         self.records.pop(record.call.id, None)
 
@@ -150,21 +169,28 @@ class Remote:
         """Send the kept values that are not there yet, and give what a message needs to refer to all."""
         return tuple(self._refer(value) for value in values)
 
+    def send_body(self, record: Record) -> Any:
+        """Send a call's body if it is large, and give what a message needs to refer to it, or the body itself."""
+        return pack(record.call.body) if record.body is None else self._refer_to(record.body, private=True)
+
     def _refer(self, value: Value) -> Any:
         if value.stored is not None:
             return pack(value.stored)
         kept = value.handle
         if not isinstance(kept, Kept):
             raise TypeError(f"not a value of this backend: {kept!r}")
+        return self._refer_to(kept)
+
+    def _refer_to(self, kept: Kept, *, private: bool = False) -> int:
         if kept.id not in self.values:
             self.values[kept.id] = kept
-            self._transfer(kept)
+            self._transfer(kept, private)
         return kept.id
 
-    def _transfer(self, kept: Kept) -> None:
+    def _transfer(self, kept: Kept, private: bool) -> None:
         if self.shares_memory and kept.segment is not None:
             place = kept.segment.place
-            self.link.send(("open", kept.id, place.path, place.sizes))
+            self.link.send(("open", kept.id, place.path, place.sizes, private))
         else:
             self.link.send(("value", kept.id, pack(kept.load())))
 

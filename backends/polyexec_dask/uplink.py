@@ -12,6 +12,7 @@ import attrs
 
 from polyexec.errors import BackendLost
 from polyexec.spi import Stored
+from polyexec_dask import memory
 from polyexec_dask.engine import secede, thread_state
 from polyexec_dask.link import Message, pack
 
@@ -27,6 +28,7 @@ class _Waiter:
     woken: threading.Event = attrs.field(factory=threading.Event)
     reply: tuple[bytes, Sequence[Any]] | None = None
     must_secede: bool = False
+    must_resend: bool = False
     is_lost: bool = False
 
 
@@ -36,11 +38,18 @@ class Requests:
     Args:
         post: sends a message; raises ``DriverGone``.
         resolve: gives a value that a message has or refers to.
+        share: copies a value into memory that the driver can open, if that pays and is possible.
     """
 
-    def __init__(self, post: Callable[[Message], None], resolve: Callable[[Any], Stored]) -> None:
+    def __init__(
+        self,
+        post: Callable[[Message], None],
+        resolve: Callable[[Any], Stored],
+        share: Callable[[Stored], memory.Segment | None],
+    ) -> None:
         self._post = post
         self._resolve = resolve
+        self._share = share
         self._numbers = itertools.count(1)
         self._waiters: dict[int, _Waiter] = {}
         self._seceded: dict[int, int] = {}
@@ -61,8 +70,9 @@ class Requests:
         waiter = _Waiter(call_id)
         number = next(self._numbers)
         self._waiters[number] = waiter
+        segment = None
         try:
-            self._post(("request", call_id, number, pack(message)))
+            segment = self._send(call_id, number, message)
             while waiter.reply is None:
                 if waiter.is_lost:
                     raise DriverGone(f"the driver of call {call_id} is gone")
@@ -71,8 +81,14 @@ class Requests:
                 if waiter.must_secede:
                     waiter.must_secede = False
                     self.leave_pool(call_id)
+                if waiter.must_resend:
+                    waiter.must_resend = False
+                    self._post(("request", call_id, number, pack(message), None, None))
         finally:
             self._waiters.pop(number, None)
+            if segment is not None:
+                # The driver has opened it by now.
+                segment.close()
         reply, values = waiter.reply
         return reply, [self._resolve(value) for value in values]
 
@@ -80,6 +96,25 @@ class Requests:
         """Send what a call tells; if the driver is gone, do nothing."""
         with contextlib.suppress(DriverGone):
             self._post(("told", call_id, pack(message)))
+
+    def _send(self, call_id: int, number: int, message: Stored) -> memory.Segment | None:
+        """Send a request; a large value that comes with it by memory that this gives, to be kept until the reply."""
+        # The buffers are those of a value, and before them its data; see ``polyexec.spi.Message``.
+        value = Stored(bytes(message.buffers[0]), message.buffers[1:]) if message.buffers else None
+        segment = None if value is None else self._share(value)
+        if segment is None:
+            self._post(("request", call_id, number, pack(message), None, None))
+        else:
+            place = segment.place
+            self._post(("request", call_id, number, pack(Stored(message.data)), place.path, place.sizes))
+        return segment
+
+    def resend(self, number: int) -> None:
+        """Learn that the driver cannot open what came with a request."""
+        waiter = self._waiters.get(number)
+        if waiter is not None:
+            waiter.must_resend = True
+            waiter.woken.set()
 
     def leave_pool(self, call_id: int) -> None:
         """Let Dask start another task beside the one that runs in this thread."""

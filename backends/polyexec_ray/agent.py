@@ -45,11 +45,13 @@ class Request:
         number: the agent's own number for it.
         call_id: the call.
         cargo: the message.
+        parked: a large value comes with it, which ``Agent.cargo`` gives.
     """
 
     number: int
     call_id: int
     cargo: Any
+    parked: bool
 
 
 @attrs.frozen
@@ -223,19 +225,25 @@ class Agent:
                 await watched.ended.wait()
         return self._autopsies.get(worker_id, Autopsy())
 
-    async def request(self, call_id: int, cargo: Any, large: bool = False) -> Any:
-        """Pass a request on to the driver, and give its reply."""
+    async def request(self, call_id: int, cargo: Any, value: Any) -> Any:
+        """Pass a request on to the driver, and give its reply.
+
+        Args:
+            call_id: who asks.
+            cargo: the message.
+            value: what comes with it, if that is large.
+        """
         number = self._number()
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
-        if large:
-            self._large[number] = cargo
-            cargo = None
-        self._tell(Request(number, call_id, cargo))
+        if value is not None:
+            self._large[number] = value
+        self._tell(Request(number, call_id, cargo, value is not None))
+        del value
         return await answer
 
     async def cargo(self, number: int) -> Any:
-        """Give the cargo of a large request."""
+        """Give the value that came with a request: what Ray makes of it is the driver's, and outlives the worker."""
         return load(unload(self._large.pop(number)))
 
     async def reply(self, number: int, reply: Any) -> None:

@@ -34,13 +34,6 @@ class RayBackend(Backend):
     Config: ClassVar[type[Any]] = RayConfig
     deviations: ClassVar[tuple[Deviation, ...]] = (
         Deviation(
-            "O3",
-            "What a task puts comes to the driver in a message of the task's worker, and is no object of Ray's by "
-            "itself: it is stored anew for each task that reads it.",
-            "An array that was put inside a task is copied for each task that reads it; those that the caller has put "
-            "or that tasks have returned are not.",
-        ),
-        Deviation(
             "F9",
             "Ray's gRPC keeps two sockets open in the driver when ray.shutdown has ended an instance, and fails if "
             "they are closed under it.",
@@ -63,7 +56,7 @@ class RayBackend(Backend):
         ),
     )
     capabilities: ClassVar[Capabilities] = Capabilities(
-        processes=True, assigns_gpus=True, queues_calls=True, remote=True, shares_memory=True
+        processes=True, assigns_gpus=True, queues_calls=True, remote=True, shares_memory=True, loses_values=True
     )
 
     config: RayConfig
@@ -167,6 +160,7 @@ class RayBackend(Backend):
             start_timeout=self.config.start_timeout,
             later=self._errands.later,
             engine_failure=self._engine_failure,
+            is_alive=self._is_alive,
         )
         self._errands.start()
         if own:
@@ -188,7 +182,7 @@ class RayBackend(Backend):
     def _site(self, node_id: str) -> Site | None:
         site = self._sites.get(node_id)
         if site is not None:
-            return site
+            return None if site.has_left else site
         node = next((node for node in self._nodes if node.id == node_id and node.alive), None)
         if node is None:
             return None
@@ -198,12 +192,19 @@ class RayBackend(Backend):
         dead = self._engine.dead_process()
         return None if dead is None else f"Ray's {dead} has died, and the instance with it"
 
+    def _is_alive(self, node_id: str) -> bool:
+        self._take_nodes()
+        return any(node.alive for node in self._nodes if node.id == node_id)
+
+    def _take_nodes(self) -> None:
+        found = nodes.current()
+        if found != self._nodes:
+            self._nodes = found
+            self._host.nodes_changed()
+
     def _tick(self) -> None:
         if not self._engine.own:
-            found = nodes.current()
-            if found != self._nodes:
-                self._nodes = found
-                self._host.nodes_changed()
+            self._take_nodes()
         for site in list(self._sites.values()):
             site.tick(time.monotonic())
 
@@ -227,12 +228,17 @@ class _Watched:
         self.nodes_changed = host.nodes_changed
         self.broken = host.broken
         self._finished = host.finished
+        self._missing = host.missing
         self._lost = host.lost
         self._forget = places.pop
 
     def finished(self, call_id: int, outcome: Any) -> None:
         self._forget(call_id, None)
         self._finished(call_id, outcome)
+
+    def missing(self, call_id: int, handles: Sequence[object], reason: str) -> None:
+        self._forget(call_id, None)
+        self._missing(call_id, handles, reason)
 
     def lost(self, call_id: int, death: Death) -> None:
         self._forget(call_id, None)

@@ -9,7 +9,7 @@ import attrs
 from polyexec.config import LocalClusterConfig, boolean, seconds, text
 from polyexec.options import parse_bytes
 
-_OWN_ONLY = ("workers", "gpus", "memory", "resources", "object_store_memory", "dashboard")
+_OWN_ONLY = ("workers", "gpus", "memory", "resources", "store_limit", "dashboard")
 
 
 def _address(value: Any) -> str | None:
@@ -33,13 +33,13 @@ class RayConfig(LocalClusterConfig):
 
     Attributes:
         address: an existing cluster, ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``; None for an instance of our own.
-        object_store_memory: bytes of the object store of our own instance; None for Ray's default.
+        store_limit: bytes of the object store of our own instance; None for Ray's default.
         dashboard: start Ray's dashboard with our own instance.
         idle_timeout: seconds after which a worker that is not needed is given back.
     """
 
     address: str | None = attrs.field(default=None, converter=_address)
-    object_store_memory: int | None = attrs.field(default=None, converter=_size)
+    store_limit: int | None = attrs.field(default=None, converter=_size)
     dashboard: bool = attrs.field(default=False, converter=boolean)
     idle_timeout: float = attrs.field(default=10.0, converter=seconds)
 

@@ -149,7 +149,7 @@ def _share(engine: Engine, config: RayConfig) -> Engine:
     have = f"the cluster at {engine.address}" if not engine.own else "an instance of our own with other settings"
     raise SpecificationError(
         f"this process uses Ray already, {have}, and Ray allows one connection in a process: close that executor "
-        f"first, or ask for the same (address, gpus, memory, resources, object_store_memory, dashboard, log_to_driver)"
+        f"first, or ask for the same (address, gpus, memory, resources, store_limit, dashboard, log_to_driver)"
     )
 
 
@@ -159,7 +159,7 @@ def _shape(config: RayConfig) -> tuple[Any, ...]:
         config.gpus,
         config.memory,
         tuple(sorted(config.resources.items())),
-        config.object_store_memory,
+        config.store_limit,
         config.dashboard,
         config.log_to_driver,
     )
@@ -196,7 +196,7 @@ def _initialise(config: RayConfig, total: Resources, folder: str) -> Any:
             num_cpus=int(total.cpus),
             num_gpus=int(total.gpus),
             resources=dict(total.custom) or None,
-            object_store_memory=config.object_store_memory,
+            object_store_memory=config.store_limit,
             include_dashboard=config.dashboard,
             configure_logging=False,
             log_to_driver=config.log_to_driver,

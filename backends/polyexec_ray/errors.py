@@ -16,6 +16,11 @@ def is_death(error: BaseException) -> bool:
     return isinstance(error, _DEATHS)
 
 
+def is_loss(error: BaseException) -> bool:
+    """Tell whether an error of Ray means that what a call needs is gone."""
+    return isinstance(getattr(error, "cause", None) or error, exceptions.ObjectLostError)
+
+
 def translated(error: BaseException, name: str) -> PolyexecError:
     """Give the error of the public interface for an error of Ray that is no death.
 

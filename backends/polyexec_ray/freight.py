@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
+import ray
 
 from polyexec.spi import Call, Head, Stored
 
@@ -99,10 +100,45 @@ def head_of(outcome: Stored) -> bytes:
 
 def arguments(call: Call) -> list[Any]:
     """Give the arguments of the Ray call for a call; references, which Ray resolves, among them."""
-    if not call.values and not call.body.buffers:
+    if not call.values and not call.body.buffers and call.body_handle is None:
         return [frame(call)]
     values = [load(value.stored) if value.stored is not None else reference_of(value.handle) for value in call.values]
-    return [frame(call), load_buffers(call.body), *values]
+    body = load_buffers(call.body) if call.body_handle is None else reference_of(call.body_handle)
+    return [frame(call), body, *values]
+
+
+def body_of(data: bytes, rest: Any) -> Stored:
+    """Give the body of a call from its two first arguments.
+
+    Args:
+        data: its pickle; empty if Ray has kept all of the body.
+        rest: its buffers, or all of it.
+    """
+    return Stored(data, unload_buffers(rest)) if data else unload(rest)
+
+
+def is_somewhere(reference: Any) -> bool:
+    """Tell whether a value lies in Ray's object store on some node. Blocks; not for Ray Client.
+
+    Ray calls an object ready also if its maker has died or failed; but then it is nowhere.
+    """
+    return bool(ray.experimental.get_object_locations([reference])[reference]["node_ids"])
+
+
+def lost_of(call: Call, name: str) -> list[Kept]:
+    """Give what a call needs, of what Ray keeps, that is lost. Blocks; not for Ray Client.
+
+    Args:
+        call: the call.
+        name: what Ray calls the one that it has missed.
+    """
+    handles = [call.body_handle, *(value.handle for value in call.values if value.stored is None)]
+    kept = [handle for handle in handles if isinstance(handle, Kept)]
+    return [handle for handle in kept if _is_lost(handle.reference, name)]
+
+
+def _is_lost(reference: Any, name: str) -> bool:
+    return reference is None or reference.hex() == name or not is_somewhere(reference)
 
 
 def reference_of(handle: object) -> Any:

@@ -11,9 +11,10 @@ import attrs
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from polyexec.spi import Host, Value, Verdict
+from polyexec.spi import Host, Message, Stored, Value, Verdict
 from polyexec_ray.agent import Agent, Early, Gone, News, Request, Told
-from polyexec_ray.freight import LARGE, load, reference_of, unload
+from polyexec_ray.errors import translated
+from polyexec_ray.freight import LARGE, Kept, is_somewhere, load, reference_of, unload
 
 _CAUSE = "killed because the task was cancelled, or ran too long"
 
@@ -31,6 +32,7 @@ class Surroundings:
         start_timeout: seconds that a worker of our own instance may take to start.
         later: runs a function soon, in a thread that may block.
         engine_failure: says what is wrong with Ray itself, None if nothing.
+        is_alive: asks Ray whether a node is part of the cluster, and lets the core know. Blocks.
     """
 
     host: Host
@@ -41,6 +43,7 @@ class Surroundings:
     start_timeout: float
     later: Callable[[Callable[[], object]], None]
     engine_failure: Callable[[], str | None]
+    is_alive: Callable[[str], bool]
 
     def notify(self, reference: Any, done: Callable[[Any], object]) -> None:
         """Let a function be called with a value, or with an exception, as soon as it is there."""
@@ -148,20 +151,37 @@ class Link:
             self._listener.early(news)
 
     def _request(self, news: Request) -> None:
-        def arrived(cargo: Any) -> None:
-            if not isinstance(cargo, BaseException):
-                self._host.request((self, news.number), news.call_id, unload(cargo))
-
-        if news.cargo is None:
-            reference = self.agent.cargo.remote(news.number)
-            # Ray ends this process if a value that is not inline arrives when nobody holds its reference any more.
-            self._around.notify(reference, partial(_deliver, arrived, reference))
+        message = unload(news.cargo)
+        if not news.parked:
+            self._host.request((self, news.number), news.call_id, message)
+            return
+        reference = self.agent.cargo.remote(news.number)
+        if self._around.client:
+            self._around.notify(reference, partial(self._fetched, news, message, reference))
         else:
-            arrived(news.cargo)
+            reference._on_ready(lambda _: self._around.later(partial(self._stored, news, message, reference)))
+
+    def _stored(self, news: Request, message: Stored, reference: Any) -> None:
+        """Pass on a request whose value has become an object of Ray's that belongs to the driver."""
+        if is_somewhere(reference):
+            request = Message(message.data, (), Kept(reference))
+            self._host.request((self, news.number), news.call_id, request)
+        else:
+            # It is small enough for Ray to keep it here, or an error.
+            self._around.notify(reference, partial(self._fetched, news, message, reference))
+
+    def _fetched(self, news: Request, message: Stored, held: Any, value: Any) -> None:
+        """Pass on a request whose value has come here; its reference is held until now, or Ray ends this process."""
+        if isinstance(value, BaseException):
+            self.agent.reply.remote(news.number, translated(value, "a request"))
+            return
+        found = unload(value)
+        request = Stored(message.data, (found.data, *found.buffers))
+        self._host.request((self, news.number), news.call_id, request)
 
 
 def _deliver(arrived: Callable[[Any], None], held: Any, cargo: Any) -> None:
-    """Pass on what has come under a reference that was held until now."""
+    """Pass on what has come under a reference that was held until now, or Ray ends this process."""
     arrived(cargo)
 
 

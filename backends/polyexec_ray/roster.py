@@ -80,6 +80,13 @@ class Roster:
                         return True
         return False
 
+    def drain(self) -> list[Call]:
+        """Forget all calls that wait, and give them."""
+        with self._lock:
+            queues = [*self._waiting.values(), *self._ahead.values()]
+            self._waiting, self._ahead = {}, {}
+        return [call for queue in queues for call in queue]
+
     def deal(self, kind: Kind) -> tuple[Deal, Hand | None]:
         """Give waiting calls to idle workers, and a worker that must be started for those that are left."""
         dealt: Deal = []

@@ -13,8 +13,8 @@ from polyexec.outcome import encode_error
 from polyexec.spi import Call, Death, Outcome, Tag, Verdict
 from polyexec_ray.agent import Early
 from polyexec_ray.death import Autopsy
-from polyexec_ray.errors import first_line, is_death, translated
-from polyexec_ray.freight import Kept, Parked, Worn, arguments, frame, unload
+from polyexec_ray.errors import first_line, is_death, is_loss, translated
+from polyexec_ray.freight import Kept, Parked, Worn, arguments, frame, is_somewhere, lost_of, unload
 from polyexec_ray.hands import PLAIN, Hand, Kind, kind_of
 from polyexec_ray.link import Link, Listener, Surroundings
 from polyexec_ray.roster import Roster
@@ -42,6 +42,7 @@ class Site(Listener):
         self._roster = Roster(width, around.spare, shared=not around.own)
         self._failures = 0
         self._closed = False
+        self.has_left = False
         self.link = Link(around, node, self)
 
     def pids(self) -> list[int]:
@@ -120,6 +121,14 @@ class Site(Listener):
     def _refuse(self, hand: Hand, calls: Sequence[Call], error: BaseException) -> None:
         self._finish(hand, [(call, Outcome.of(encode_error(translated(error, call.name)))) for call in calls])
 
+    def _return(self, hand: Hand, calls: Sequence[Call], error: BaseException) -> None:
+        """Give calls back that did not run because what they need is lost. Blocks."""
+        cause: Any = getattr(error, "cause", None) or error
+        missing = [(call, lost_of(call, cause.object_ref_hex)) for call in calls if self._roster.end(call.id)]
+        self._release(hand)
+        for call, lost in missing:
+            self._host.missing(call.id, lost, first_line(cause))
+
     def _run(self, hand: Hand, call: Call) -> Any:
         if call.lease.held.gpus and not hand.kind.gpus:
             devices = ",".join(call.lease.gpu_ids)
@@ -166,8 +175,7 @@ class Site(Listener):
             return
 
         def arrived() -> None:
-            # Ray calls an object ready if its maker has died, too; but then it is nowhere.
-            if ray.experimental.get_object_locations([reference])[reference]["node_ids"]:
+            if is_somewhere(reference):
                 self._finish(hand, [(call, Outcome(parked.head, None, Kept(reference)))])
             else:
                 self._around.notify(reference, partial(self._ended, hand, call))
@@ -202,7 +210,10 @@ class Site(Listener):
 
     def _failed(self, hand: Hand, error: BaseException) -> None:
         if not is_death(error):
-            self._refuse(hand, tuple(hand.calls.values()), error)
+            if is_loss(error) and not self._around.client:
+                self._around.later(partial(self._return, hand, tuple(hand.calls.values()), error))
+            else:
+                self._refuse(hand, tuple(hand.calls.values()), error)
             return
         self._remove(hand)
         self.link.examine(hand.id, partial(self._examined, hand, error))
@@ -229,7 +240,7 @@ class Site(Listener):
         self._around.later(partial(self._start_now, hand))
 
     def _start_now(self, hand: Hand) -> None:
-        if self._roster.enlist(hand):
+        if not self.has_left and self._roster.enlist(hand):
             reference = hand.start(self.link.agent, self._host.setup, self._node, copy=self._around.client)
             self._around.notify(reference, partial(self._started, hand))
 
@@ -242,11 +253,27 @@ class Site(Listener):
             self._release(hand)
             return
         self._failures += 1
-        if self._failures >= _FAILED_STARTS:
-            self._host.broken(BackendBroken(f"workers do not start on {self._name}: {first_line(value)}"))
-        else:
-            self._remove(hand)
+        self._remove(hand)
+        if self._failures < _FAILED_STARTS:
             self._feed(hand.kind)
+        else:
+            text = f"workers do not start on {self._name}: {first_line(value)}"
+            self._around.later(partial(self._give_up, BackendBroken(text)))
+
+    def _give_up(self, error: BackendBroken) -> None:
+        """Say that the engine is broken, unless it is only this node that has left the cluster. Blocks."""
+        if not self._leaves():
+            self._host.broken(error)
+
+    def _leaves(self) -> bool:
+        """Find out whether the node has left the cluster; what waits for it can go elsewhere then. Blocks."""
+        if self._node is None or self._around.client or self._around.is_alive(self._node):
+            return False
+        self.has_left = True
+        death = Death(self._name, cause="the node has left the cluster", started=False)
+        for call in self._roster.drain():
+            self._host.lost(call.id, death)
+        return True
 
     def _remove(self, hand: Hand) -> None:
         """Forget a worker, and start another if it was one of those that are kept."""
@@ -273,6 +300,8 @@ class Site(Listener):
         failure = self._around.engine_failure()
         if failure is not None:
             self._host.broken(BackendLost(failure))
+            return
+        if self._leaves():
             return
         self._failures += 1
         if self._failures >= _FAILED_STARTS:

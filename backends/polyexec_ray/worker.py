@@ -13,13 +13,14 @@ from typing import Any
 import ray
 
 from polyexec import envelope
-from polyexec.errors import BackendLost
+from polyexec.errors import BackendLost, PolyexecError
 from polyexec.interrupts import SignalInterrupts
 from polyexec.spi import Stored
 from polyexec_ray.agent import Stop
 from polyexec_ray.batch import Flusher
 from polyexec_ray.death import Mark
-from polyexec_ray.freight import LARGE, Parked, Worn, head_of, load, unframe, unload, unload_buffers
+from polyexec_ray.errors import translated
+from polyexec_ray.freight import LARGE, Parked, Worn, body_of, head_of, load, unframe, unload
 from polyexec_ray.processes import holds_device
 from polyexec_ray.tidings import Teller
 
@@ -58,19 +59,19 @@ class Worker:
         envelope.prepare(self._setup)
         return os.getpid()
 
-    def run(self, frame: bytes, buffers: Sequence[Any] = (), *values: Any) -> Any:
+    def run(self, frame: bytes, rest: Any = (), *values: Any) -> Any:
         """Run a body and give its outcome, or its head if it is large: then ``collect`` gives it."""
         self._mark.clear()
         call_id, head, data = unframe(frame)
-        outcome = self._run(call_id, head, Stored(data, unload_buffers(buffers)), [unload(value) for value in values])
+        outcome = self._run(call_id, head, body_of(data, rest), [unload(value) for value in values])
         self._mark.record(call_id, outcome)
         return self._cargo(outcome)
 
-    def run_with_gpus(self, devices: str, frame: bytes, buffers: Sequence[Any] = (), *values: Any) -> Any:
+    def run_with_gpus(self, devices: str, frame: bytes, rest: Any = (), *values: Any) -> Any:
         """Do as ``run`` with some accelerators visible; wrap what is returned if the process has opened one."""
         before = os.environ.get(_DEVICES)
         os.environ[_DEVICES] = devices
-        cargo = self.run(frame, buffers, *values)
+        cargo = self.run(frame, rest, *values)
         if before is None:
             os.environ.pop(_DEVICES, None)
         else:
@@ -148,15 +149,29 @@ class _Uplink:
         self._teller.tell(self._call_id, message)
 
     def request(self, message: Stored) -> tuple[bytes, Sequence[Stored]]:
-        large = message.nbytes >= LARGE
-        # The agent passes small ones on, and cannot pickle the buffers that Ray would give it.
-        cargo = self._load(message) if large else load(message, copy=True)
+        # The buffers are those of a value, and before them its data; see ``polyexec.spi.Message``.
+        value = Stored(bytes(message.buffers[0]), message.buffers[1:]) if message.buffers else None
+        if value is not None and value.nbytes >= LARGE:
+            arguments = message.data, self._load(value)
+        else:
+            # The agent passes small ones on, and cannot pickle the buffers that Ray would give it.
+            arguments = load(message, copy=True), None
         # Waiting here and not in ray.get lets an interrupt through at once.
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        reference = self._agent.request.remote(self._call_id, cargo, large)
+        reference = self._agent.request.remote(self._call_id, *arguments)
+        del value, arguments
         reference._on_completed(arrived.put)
         reply = arrived.get()
+        if isinstance(reply, PolyexecError):
+            raise reply
         if isinstance(reply, BaseException):
             raise BackendLost(f"the agent of this node does not answer: {type(reply).__name__}")
         data, parts = reply
-        return data, [unload(ray.get(part[0]) if isinstance(part, list) else part) for part in parts]
+        return data, [unload(_brought(part[0]) if isinstance(part, list) else part) for part in parts]
+
+
+def _brought(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        raise translated(error, "a task") from error

@@ -82,14 +82,14 @@ def test_a_task_that_outgrows_its_memory_is_ended(limited: Executor, gate: Gate,
     eventually(lambda: idle(limited), "the capacity is back")
 
 
-@clause("F11")
-def test_more_memory_for_another_attempt(limited: Executor, marks: Marks, tmp_path: Any) -> None:
-    """F11 A hook may give a task that ran out of memory more of it."""
+@clause("F5", "F11")
+def test_twice_the_memory_for_another_attempt(limited: Executor, marks: Marks, tmp_path: Any) -> None:
+    """F5 A hook may give a task that ran out of memory twice as much."""
     asked: list[int] = []
 
-    def more(error: BaseException, attempt: int, options: Any) -> Any:
+    def double(error: BaseException, attempt: int, options: Any) -> Any:
         asked.append(options.memory)
-        return options.evolve(memory=_ENOUGH) if "out of memory" in str(error) else None
+        return options.evolve(memory=2 * options.memory) if "out of memory" in str(error) else None
 
     gates = [Gate(str(tmp_path / f"gate {number}")) for number in range(2)]
     gates[1].open()
@@ -97,9 +97,9 @@ def test_more_memory_for_another_attempt(limited: Executor, marks: Marks, tmp_pa
     def body() -> int:
         return take(marks, _MUCH, gates[marks.count("start")])
 
-    future = limited.options(memory=_ASKED, retries=1, retry=more).submit(body)
+    future = limited.options(memory=3 * _ASKED, retries=1, retry=double).submit(body)
     assert future.result(LIMIT) == _MUCH // _MIB
-    assert (asked, future.attempts, marks.count("start")) == ([_ASKED], 2, 2)
+    assert (asked, future.attempts, marks.count("start")) == ([3 * _ASKED], 2, 2)
 
 
 @clause("F11")

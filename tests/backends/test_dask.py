@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import polyexec
+from polyexec_dask import memory
 
 distributed = pytest.importorskip("distributed")
 psutil = pytest.importorskip("psutil")
@@ -110,6 +112,39 @@ def test_a_task_that_outgrows_its_memory_is_killed(ex: polyexec.Executor) -> Non
     error = ex.options(memory="50MB").submit(grow).exception(LIMIT)
     assert isinstance(error, polyexec.WorkerDied)
     assert "out of memory" in str(error)
+
+
+def _put_here(size: int) -> polyexec.Future[bytes]:
+    return polyexec.current().put(bytes(size))
+
+
+def _pass_on(size: int) -> int:
+    return polyexec.current().submit(len, bytes(size)).result(LIMIT)
+
+
+def test_what_the_driver_cannot_open_is_sent(ex: polyexec.Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(place: memory.Place) -> memory.Segment:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(memory.Segment, "adopting", refuse)
+    size = 4 * memory.THRESHOLD
+    assert len(ex.submit(bytes, size).result(LIMIT)) == size
+    assert len(ex.submit(_put_here, size).result(LIMIT).result(LIMIT)) == size
+    assert ex.submit(_pass_on, size).result(LIMIT) == size
+
+
+def _spoil(array: bytearray, path: Path) -> int:
+    first = array[0]
+    array[0] = 1
+    if not path.exists():
+        path.touch()
+        raise ConnectionError
+    return first
+
+
+def test_another_attempt_sees_no_change_of_the_one_before(ex: polyexec.Executor, tmp_path: Path) -> None:
+    array, patient = bytearray(4 * memory.THRESHOLD), ex.options(retries=1, retry_on=ConnectionError)
+    assert patient.submit(_spoil, array, tmp_path / "tried").result(LIMIT) == 0
 
 
 def test_nobody_listens() -> None:

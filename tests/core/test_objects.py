@@ -13,8 +13,12 @@ class Table:
         self.freed: list[object] = []
         self.forgotten: list[int] = []
         self.reported: list[tuple[str, str]] = []
+        self.thinned: list[Entry] = []
         self.objects = ObjectTable(
-            self.freed.append, self.forgotten.append, lambda entry, text: self.reported.append((entry.name, text))
+            self.freed.append,
+            self.forgotten.append,
+            lambda entry, text: self.reported.append((entry.name, text)),
+            self.thinned.append,
         )
 
     def add(self, entry_id: int, item: int | None = None) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import subprocess
 import sys
@@ -206,3 +207,29 @@ def test_what_a_task_leaves_behind_prints_as_its_process_does(
     marked, bare = capfd.readouterr().out.splitlines()
     assert marked.startswith("(task pid=")
     assert bare == "of no task"
+
+
+def leave_a_thread(marker: str) -> int:
+    """Start a thread that asks for something now and then, until a file exists; its task does not wait for it."""
+
+    def ask() -> None:
+        end = time.monotonic() + LIMIT
+        while not os.path.exists(marker) and time.monotonic() < end:
+            with contextlib.suppress(polyexec.ExecutorClosed):
+                polyexec.current().put(1)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return os.getpid()
+
+
+def name_of_backend() -> str:
+    return polyexec.current().info.backend
+
+
+def test_a_thread_that_outlives_its_call_speaks_for_no_other(tmp_path: Path) -> None:
+    """S8: calls that come later in the same process ask in their own names."""
+    marker = tmp_path / "enough"
+    with polyexec.connect("process?workers=1") as ex:
+        ex.submit(leave_a_thread, str(marker)).result(LIMIT)
+        assert {ex.submit(name_of_backend).result(LIMIT) for _ in range(300)} == {"process"}
+        marker.touch()
