@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     )
     from polyexec.executor import Executor, current, task
     from polyexec.future import Future
-    from polyexec.options import Resources, TaskOptions
+    from polyexec.options import NodeAffinity, Resources, TaskOptions
+    from polyexec.reservation import Reservation
     from polyexec.session import ClusterResources, Info, NodeInfo
 else:
     # Names are imported when they are first used: a worker process needs few of them, and its start is waited for.
@@ -39,7 +40,9 @@ else:
         "Executor": "executor",
         "Future": "future",
         "Info": "session",
+        "NodeAffinity": "options",
         "NodeInfo": "session",
+        "Reservation": "reservation",
         "Resources": "options",
         "TaskOptions": "options",
         "connect": "connection",
@@ -79,11 +82,13 @@ __all__ = [
     "InfeasibleResources",
     "Info",
     "Interrupted",
+    "NodeAffinity",
     "NodeInfo",
     "ObjectLost",
     "PolyexecError",
     "RemoteError",
     "RemoteTraceback",
+    "Reservation",
     "ResourceExhausted",
     "Resources",
     "SerializationError",

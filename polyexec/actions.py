@@ -25,6 +25,7 @@ from polyexec.records import (
     Ending,
     EndWait,
     Failed,
+    Granted,
     Halt,
     Lend,
     Resume,
@@ -88,7 +89,8 @@ class Actions:
             # Lost since it became ready.
             self._runtime.post(self._runtime.lineage.miss, action.call, (), "")
             return
-        lease = Lease(action.grant.node, spec.request, self._runtime.scheduler.ledger.gpu_ids(action.grant))
+        ledger = self._runtime.scheduler.ledger
+        lease = Lease(ledger.node_of(action.grant.node), spec.request, ledger.gpu_ids(action.grant))
         attempt = self._attempt(action, spec, lease)
         values = [self._runtime.value_of(entry) for entry in needed]
         call = Call(
@@ -162,6 +164,8 @@ class Actions:
             return outcome.cancelled(data.spec.name, f"{source.name!r}, which it needs, was cancelled")
         if isinstance(ending, Failed):
             return ending.error
+        if isinstance(ending, Granted):
+            return outcome.encode_value(data.spec.name, None)
         tag = Tag.CANCELLED if isinstance(ending, Cancelled) else Tag.ERROR
         return outcome.encode_error(failure_of(data.spec.name, ending), tag=tag)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from polyexec.ledger import LENT, Ledger
+from polyexec.placement import Placement
 from polyexec.records import Running, State, Stop, Task, Wait, Wake
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ def resolve(scheduler: Scheduler) -> None:
 
 def _worth_looking(scheduler: Scheduler) -> bool:
     blocked = scheduler.waits.blocked
+    owners = {held.owner for held in scheduler.reservations.held.values()}
     return len(blocked) == len(scheduler.running) or any(
-        name not in LENT for call in blocked.values() for name in call.grant.need
+        call.id in owners or any(name not in LENT for name in call.grant.need) for call in blocked.values()
     )
 
 
@@ -60,10 +62,15 @@ class _Trial:
     scheduler: Scheduler
     ending_calls: set[int] = attrs.field(factory=set)
     coming: set[int] = attrs.field(factory=set)
+    closed: set[int] = attrs.field(factory=set)
     ledger: Ledger = attrs.field(init=False)
 
     def run(self) -> None:
         self.ledger = self.scheduler.ledger.copy()
+        for reservation, held in self.scheduler.reservations.held.items():
+            if held.owner is None:
+                # The driver may close it, so that others find room; what waits in it is still to find room there.
+                self.ledger.count_twice(reservation)
         for call in self.scheduler.running.values():
             if self._ends_by_itself(call):
                 self._end(call)
@@ -81,6 +88,12 @@ class _Trial:
         self.ending_calls.add(call.id)
         self._make(call.task)
         self.ledger.give_back(call.grant)
+        for reservation, held in self.scheduler.reservations.held.items():
+            if held.owner == call.id:
+                self.closed.add(reservation)
+                for index, place in enumerate(held.places):
+                    if place.node is not None:
+                        self.ledger.dissolve(reservation, index)
 
     def _make(self, task: Task) -> None:
         self.coming.update(range(task.id, task.id + task.values))
@@ -101,7 +114,18 @@ class _Trial:
 
     def _fits(self, task: Task) -> bool:
         # A call that is blocked for good still has lent its cpus and slot, so that the ledger is right.
-        return task.patient or self.ledger.has_room(task.need)
+        if task.patient or (task.placement is not None and self._is_open(task.placement)):
+            return True
+        return (
+            task.gang.shape.has_room(self.ledger, {}) if task.gang else self.ledger.has_room(task.need, task.placement)
+        )
+
+    def _is_open(self, placement: Placement) -> bool:
+        """Say whether a reservation would be closed, which ends what waits for it, or waits itself for new nodes."""
+        held = self.scheduler.reservations.held.get(placement.reservation or 0)
+        if held is None:
+            return False
+        return placement.reservation in self.closed or any(place.node is None for place in held.places)
 
     def _answer_what_can(self) -> bool:
         found = [

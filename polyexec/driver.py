@@ -19,6 +19,7 @@ from typing import Any
 
 from polyexec import blocking, lanes, outcome
 from polyexec.errors import ExecutorClosed, ForkedExecutor, ObjectLost
+from polyexec.feasibility import check_gang, check_own
 from polyexec.mailbox import Mailbox
 from polyexec.options import TaskOptions
 from polyexec.prepare import prepare_task
@@ -27,6 +28,7 @@ from polyexec.session import ClusterResources, Entry, Info, Session, drivers
 from polyexec.spi import Backend
 from polyexec.stored import Head, Stored, Tag
 from polyexec.tasks import TaskData
+from polyexec.wire import GangSpec, TaskSpec
 
 GRACE = 2.0
 """Seconds that running tasks get to end when they are cancelled by ``close``, before they are killed."""
@@ -57,6 +59,8 @@ class DriverSession(Session):
         self._backend = backend
         self._runtime = runtime
         self._pid = os.getpid()
+        # Which thread has made which reservation.
+        self._reserved: dict[int, int] = {}
         self._closing = threading.Lock()
         self._closed = threading.Event()
         drivers[self.executor_id] = self
@@ -89,6 +93,8 @@ class DriverSession(Session):
         task = prepare_task(self.executor_id, function, args, kwargs, options, snapshot=not shares, keep_hook=True)
         runtime, spec = self._runtime, task.spec
         runtime.check_feasible(spec)
+        if capabilities.inline and self._reserved:
+            self._check_own(spec)
         entries = runtime.new_entries(spec.name, spec.num_returns)
         for value in (*spec.dependencies, *spec.references):
             runtime.objects.note(value, 1)
@@ -269,6 +275,51 @@ class DriverSession(Session):
         answer = Mailbox[ClusterResources](self._loop)
         self._runtime.post(lambda: answer.put(self._runtime.resources()))
         return answer.take()
+
+    def reserve(self, spec: GangSpec) -> Entry:
+        """Let the loop take the bundles now, or when there is room."""
+        self._check()
+        check_gang(spec, self._runtime.capacity)
+        entry = self._runtime.new_entries("reserve", 1)[0]
+        try:
+            self._in_loop(lambda: self._runtime.reserving.take(entry, spec, None))
+        except BaseException:
+            self.unreserve(entry.id)
+            raise
+        self._reserved[entry.id] = threading.get_ident()
+        return entry
+
+    def _check_own(self, spec: TaskSpec) -> None:
+        thread, places = threading.get_ident(), self._runtime.scheduler.reservations.places
+        own = [reservation for reservation, maker in tuple(self._reserved.items()) if maker == thread]
+        check_own(spec, self._runtime.capacity, places, own)
+
+    def unreserve(self, reservation: int) -> None:
+        """Let the loop give bundles back; they are when this returns."""
+        self._check_process()
+        self._reserved.pop(reservation, None)
+        if not self._closed.is_set():
+            self._in_loop(lambda: self._runtime.reserving.close(reservation))
+
+    def reserved(self, reservation: int) -> tuple[str | None, ...] | None:
+        """Look where the loop says that bundles are."""
+        self._check_process()
+        return self._runtime.reserving.nodes_of(reservation)
+
+    def _in_loop(self, job: Callable[[], None]) -> None:
+        """Let the loop do something, and wait for it."""
+        done = Mailbox[bool](self._loop)
+
+        def run() -> None:
+            try:
+                job()
+            finally:
+                done.put(True)
+
+        self._runtime.post(run)
+        # A finaliser may run in the loop, which cannot wait for itself.
+        if not self._runtime.in_loop():
+            done.take()
 
     def pin(self, entry_id: int, name: str, item: int | None) -> Entry:
         """Give the entry for one more Future."""

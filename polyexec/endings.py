@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import signal
 
-from polyexec.errors import BackendBroken, TaskCancelled, TaskTimeout, WorkerDied
-from polyexec.records import Cancelled, Died, Ending, TimedOut
+from polyexec.errors import (
+    BackendBroken,
+    ExecutorClosed,
+    InfeasibleResources,
+    TaskCancelled,
+    TaskTimeout,
+    WorkerDied,
+)
+from polyexec.records import Cancelled, Died, Displaced, Ending, NodeGone, TimedOut
 from polyexec.spi import Death
 
 
@@ -37,4 +44,8 @@ def failure_of(task: str, ending: Ending) -> BaseException:
         death = ending.death
         cause = death.cause or _likely_cause(death)
         return WorkerDied(task, death.host, death.pid, death.signal, death.exit_code, cause)
+    if isinstance(ending, Displaced):
+        return ExecutorClosed(f"task {task!r} did not run: the reservation that it was to run in was closed before")
+    if isinstance(ending, NodeGone):
+        return InfeasibleResources(task, f"a place on node {ending.node!r}", "no such node any more")
     return BackendBroken(f"task {task!r} ended in an unknown way: {ending!r}")

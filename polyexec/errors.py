@@ -37,7 +37,7 @@ class BackendLost(PolyexecError, ConnectionError):
 
 
 class ExecutorClosed(PolyexecError, RuntimeError):
-    """The executor has been closed."""
+    """The executor has been closed, or the reservation to which a task was submitted."""
 
 
 class ForkedExecutor(PolyexecError, RuntimeError):

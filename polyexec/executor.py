@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from polyexec import future as futures_module
 from polyexec import mapping
 from polyexec.errors import SpecificationError
 from polyexec.future import Future, entries_of
-from polyexec.options import DEFAULT_OPTIONS, OPTION_NAMES, TaskOptions
+from polyexec.options import DEFAULT_OPTIONS, OPTION_NAMES, Resources, TaskOptions
 from polyexec.prepare import function_name
 from polyexec.progress import length_of, report_for
-from polyexec.session import ClusterResources, Info, Session, session_for, task_session
+from polyexec.session import ClusterResources, Info, Session, session_for, session_here, task_session
+
+if TYPE_CHECKING:
+    from polyexec.reservation import Reservation
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -198,6 +201,40 @@ class Executor:
         divisible = not options.retries
         return mapping.run(view, function, iterables, settings, session=self._here(), divisible=divisible)
 
+    def reserve(
+        self,
+        bundles: Iterable[Resources | Mapping[str, Any]],
+        *,
+        strategy: str = "pack",
+        timeout: float | None = None,
+    ) -> Reservation:
+        """Take several bundles of resources at once, or none, for tasks that must run together (R11).
+
+        Blocks until all are taken; meanwhile none is held. In a task it lends the task's cpus, as every wait does.
+        What a task has reserved is given back when the task ends. ``priority``, ``infeasible``, ``node`` and
+        ``labels`` among the options hold for the bundles.
+
+        Args:
+            bundles: amounts, each for one node: mappings with the keys ``cpus``, ``gpus``, ``memory`` and
+                ``resources``, or ``Resources``.
+            strategy: ``"pack"``: on as few nodes as there is room on; ``"spread"``: on as many; ``"strict_pack"``: on
+                one; ``"strict_spread"``: each on a node of its own.
+            timeout: seconds to wait at most; 0 takes what is there at once.
+
+        Returns:
+            The reservation, a context manager.
+
+        Raises:
+            TimeoutError: there was no room in time; nothing is held.
+            InfeasibleResources: the nodes that there are could never meet it.
+            DeadlockError: in a task: what it needs is held by tasks that wait.
+            SpecificationError: a bundle or the strategy is wrong.
+            ExecutorClosed: the executor has been closed.
+        """
+        from polyexec.reservation import reserve
+
+        return reserve(self._session, self._options, self._chosen, bundles, strategy, timeout)
+
     def resources(self) -> ClusterResources:
         """Give what there is and what is left, in all and by node (R4)."""
         return self._here().resources()
@@ -228,10 +265,7 @@ class Executor:
 
     def _here(self) -> Session:
         """Give the session to ask: in a task that shares the driver's memory it is the task's, not the driver's."""
-        session = task_session()
-        if session is not None and session.executor_id == self._session.executor_id:
-            return session
-        return self._session
+        return session_here(self._session)
 
     def _options_for(self, function: Callable[..., Any]) -> TaskOptions:
         """Combine a decorated function's own options with those of this view, which win."""

@@ -6,6 +6,8 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from polyexec import outcome
 from polyexec.errors import SpecificationError
 from polyexec.options import TaskOptions
@@ -55,4 +57,5 @@ def _checked(changed: Any, options: TaskOptions) -> TaskOptions:
         raise SpecificationError(f"a retry hook returns options, or None for no other attempt, not {changed!r}")
     if changed.num_returns != options.num_returns:
         raise SpecificationError("a retry hook cannot change num_returns: the Futures exist already")
-    return changed
+    # Whatever it changes, the task stays in its reservation.
+    return attrs.evolve(changed, bundle=options.bundle)

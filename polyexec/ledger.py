@@ -1,41 +1,33 @@
 """Who holds what on which node. Pure bookkeeping in integers; owned by the scheduler, one thread at a time.
 
-Amounts other than memory count in ten-thousandths, so that fractions add up exactly.
+Bundles of reservations are nodes of their own here, which only the tasks of their reservation are placed on; what they
+have was taken from a real node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
+from polyexec.node_state import (
+    IDLE,
+    LENT,
+    SLOT,
+    UNIT,
+    BundleState,
+    Grant,
+    Kept,
+    Need,
+    NodeState,
+    amounts_of,
+    need_of,
+)
 from polyexec.options import Resources
+from polyexec.placement import Placement, has_labels
 from polyexec.spi import Node
 
-UNIT = 10_000
-SLOT = "slot"
-LENT = ("cpus", SLOT)
-_UNLIMITED = 1 << 62
-_NOTHING: Mapping[str, int] = {}
-
-Need: TypeAlias = Mapping[str, int]
-
-
-def need_of(request: Resources) -> dict[str, int]:
-    """Turn a request into units; whatever runs takes a slot."""
-    need = {SLOT: 1}
-    need |= {"cpus": round(request.cpus * UNIT)} if request.cpus else {}
-    need |= {"gpus": round(request.gpus * UNIT)} if request.gpus else {}
-    need |= {"memory": request.memory} if request.memory else {}
-    need |= {f"custom {name}": round(amount * UNIT) for name, amount in request.custom.items() if amount}
-    return need
-
-
-def amounts_of(need: Need) -> Resources:
-    """Turn units back into amounts."""
-    custom = {name[7:]: amount / UNIT for name, amount in need.items() if name.startswith("custom ")}
-    return Resources(need.get("cpus", 0) / UNIT, need.get("gpus", 0) / UNIT, need.get("memory", 0), custom)
+__all__ = ["LENT", "SLOT", "UNIT", "Grant", "Ledger", "Need", "add_up", "amounts_of", "need_of"]
 
 
 def add_up(amounts: Iterable[Resources]) -> Resources:
@@ -48,180 +40,154 @@ def add_up(amounts: Iterable[Resources]) -> Resources:
     return amounts_of(total)
 
 
-@attrs.frozen
-class Grant:
-    """What a call holds.
-
-    Attributes:
-        node: id of the node.
-        need: what it holds there.
-        gpus: units of each accelerator, by index.
-    """
-
-    node: str
-    need: Need
-    gpus: Mapping[int, int] = attrs.field(factory=dict)
-
-
-@attrs.define(eq=False)
-class _NodeState:
-    node: Node
-    total: dict[str, int]
-    available: dict[str, int]
-    gpus: list[int]
-
-    def fits(self, need: Need, kept: Need) -> bool:
-        available = self.available
-        for name, amount in need.items():
-            if available.get(name, 0) - kept.get(name, 0) < amount:
-                return False
-        return "gpus" not in need or self._choose_gpus(need["gpus"]) is not None
-
-    def could_fit(self, need: Need) -> bool:
-        return self.node.alive and all(self.total.get(name, 0) >= amount for name, amount in need.items())
-
-    def _choose_gpus(self, amount: int) -> dict[int, int] | None:
-        if amount < UNIT:
-            shared = [index for index, free in enumerate(self.gpus) if free >= amount]
-            # The fullest that still has room, so that whole ones stay whole.
-            return {min(shared, key=lambda index: self.gpus[index]): amount} if shared else None
-        whole = [index for index, free in enumerate(self.gpus) if free == UNIT][: amount // UNIT]
-        return dict.fromkeys(whole, UNIT) if len(whole) == amount // UNIT else None
-
-    def take(self, need: Need) -> Grant:
-        gpus = self._choose_gpus(need["gpus"]) if "gpus" in need else None
-        for index, amount in (gpus or {}).items():
-            self.gpus[index] -= amount
-        self._add(need, -1)
-        return Grant(self.node.id, need, gpus or {})
-
-    def give_back(self, grant: Grant) -> None:
-        for index, amount in grant.gpus.items():
-            self.gpus[index] += amount
-        self._add(grant.need, 1)
-
-    def lacks_only_cpus(self, need: Need) -> bool:
-        if not self.could_fit(need):
-            return False
-        others = {name: amount for name, amount in need.items() if name not in LENT}
-        return self.fits(others, _NOTHING) and not self.fits(need, _NOTHING)
-
-    def copy(self) -> _NodeState:
-        return _NodeState(self.node, self.total, dict(self.available), list(self.gpus))
-
-    def _add(self, need: Need, sign: int) -> None:
-        for name, amount in need.items():
-            self.available[name] += sign * amount
-
-
 class Ledger:
     """Keeps, for each node, what is held and what is left."""
 
     def __init__(self) -> None:
-        self._nodes: dict[str, _NodeState] = {}
+        self._nodes: dict[str, NodeState] = {}
+        self._bundles: dict[int, dict[int, BundleState]] = {}
+        # Bundles and nodes, by the id in grants; that of a bundle that is gone stands for its node for a moment.
+        self._states: dict[str, NodeState] = {}
 
     def update(self, nodes: Iterable[Node]) -> None:
         """Take over the nodes as they are now; what is held stays held."""
         nodes = list(nodes)
         for node in nodes:
             known = self._nodes.get(node.id)
-            total = need_of(node.total) | {SLOT: _UNLIMITED if node.slots is None else node.slots}
             if known is None:
-                gpus = [UNIT] * int(node.total.gpus)
-                self._nodes[node.id] = _NodeState(node, total, dict(total), gpus)
+                self._nodes[node.id] = self._states[node.id] = NodeState.of_node(node)
             elif known.node != node:
-                self._change(known, node, total)
+                self._change(known, NodeState.of_node(node))
         for gone in self._nodes.keys() - {node.id for node in nodes}:
             self._nodes[gone].node = attrs.evolve(self._nodes[gone].node, alive=False)
+        for bundle in self._all_bundles():
+            bundle.node = bundle.real.node
+            bundle.gpus += [0] * (len(bundle.real.gpus) - len(bundle.gpus))
 
     @staticmethod
-    def _change(known: _NodeState, node: Node, total: dict[str, int]) -> None:
-        for name in total.keys() | known.total.keys():
-            grown = total.get(name, 0) - known.total.get(name, 0)
-            known.available[name] = known.available.get(name, 0) + grown
-        known.gpus += [UNIT] * (int(node.total.gpus) - len(known.gpus))
-        known.node, known.total = node, total
+    def _change(known: NodeState, fresh: NodeState) -> None:
+        for name in fresh.total.keys() | known.total.keys():
+            known.available[name] = known.left(name) + fresh.has(name) - known.has(name)
+        known.gpus += [UNIT] * (len(fresh.gpus) - len(known.gpus))
+        known.node, known.total = fresh.node, fresh.total
 
-    def could_fit(self, need: Need) -> bool:
+    def candidates(self, placement: Placement | None, need: Need) -> Sequence[NodeState]:
+        """Give the nodes, or bundles, on which something may run that is placed so."""
+        if placement is None:
+            return list(self._nodes.values())
+        found: Sequence[NodeState]
+        if placement.reservation is None:
+            found = list(self._nodes.values())
+        else:
+            bundles = self._bundles.get(placement.reservation, {})
+            found = [bundle for index, bundle in bundles.items() if placement.index in (None, index)]
+        if placement.labels:
+            found = [state for state in found if has_labels(state.node.labels, placement.labels)]
+        if placement.node is not None:
+            wanted = [state for state in found if state.node.id == placement.node]
+            if not placement.soft or any(state.could_fit(need) for state in wanted):
+                return wanted
+        return found
+
+    def could_fit(self, need: Need, placement: Placement | None = None) -> bool:
         """Say whether some node would meet the need if nothing else were held."""
-        return any(state.could_fit(need) for state in self._nodes.values())
+        return any(state.could_fit(need) for state in self.candidates(placement, need))
 
-    def place(self, need: Need, kept: Mapping[str, Need]) -> Grant | None:
-        """Take what is needed on the node with most room.
+    def place(self, need: Need, kept: Kept, placement: Placement | None = None) -> Grant | None:
+        """Take what is needed on the node with most room, or, to spread, with least calls.
 
         Args:
             need: the amounts.
             kept: for each node, what must be left alone.
+            placement: where.
 
         Returns:
             The grant, or None if no node has room now.
         """
-        fitting = [
-            state
-            for state in self._nodes.values()
-            if state.node.alive and state.fits(need, kept.get(state.node.id, _NOTHING))
-        ]
-        return max(fitting, key=lambda state: state.available.get("cpus", 0)).take(need) if fitting else None
+        states = self._nodes.values() if placement is None else self.candidates(placement, need)
+        fitting = [state for state in states if state.node.alive and state.fits(need, kept)]
+        if not fitting:
+            return None
+        if placement is not None and placement.spread:
+            return min(fitting, key=_crowd).take(need)
+        return max(fitting, key=_room).take(need)
 
-    def fits_on(self, node_id: str, need: Need, kept: Need) -> bool:
-        """Say whether a node has room now."""
-        return self._nodes[node_id].fits(need, kept)
+    def can_go_on(self, node_id: str, lacking: Need) -> bool:
+        """Say whether a call may have back what it has lent."""
+        return self._states[node_id].can_go_on(lacking)
 
     def take_on(self, node_id: str, need: Need) -> Grant:
         """Take what is needed on a node, whether there is room or not."""
-        return self._nodes[node_id].take(need)
+        return self._states[node_id].take(need)
 
     def give_back(self, grant: Grant) -> None:
         """End a grant."""
-        self._nodes[grant.node].give_back(grant)
+        self._states[grant.node].give_back(grant)
+
+    def keep(self, node_id: str, lacking: Need, kept: dict[str, dict[str, int]]) -> None:
+        """Let be left alone what a call is to have back."""
+        state = self._states[node_id]
+        for name, amount in lacking.items():
+            here = kept.setdefault(state.keeper(name), {})
+            here[name] = here.get(name, 0) + amount
+        real = kept.setdefault(state.node.id, {})
+        real[IDLE] = real.get(IDLE, 0) + lacking.get("cpus", 0)
 
     def gpu_ids(self, grant: Grant) -> tuple[str, ...]:
         """Give the accelerators of a grant as ``CUDA_VISIBLE_DEVICES`` calls them."""
-        names = self._nodes[grant.node].node.gpu_ids
+        names = self._states[grant.node].node.gpu_ids
         return tuple(names[index] if index < len(names) else str(index) for index in sorted(grant.gpus))
 
-    def earmark(self, need: Need, kept: dict[str, dict[str, int]]) -> None:
+    def node_of(self, node_id: str) -> str:
+        """Give the id of the node on which a bundle is; that of a node is itself."""
+        return self._states[node_id].node.id
+
+    def is_alive(self, node_id: str) -> bool:
+        """Say whether there is a node, or the node of a bundle."""
+        state = self._states.get(node_id)
+        return state is not None and state.node.alive
+
+    def earmark(self, need: Need, kept: dict[str, dict[str, int]], placement: Placement | None = None) -> None:
         """Keep for a need that does not fit what it waits for, on the node that will most likely meet it.
 
-        What is short is kept altogether, and so is the need's share of everything scarcer than cpus; cpus that are
-        not short stay free for others until they are.
+        What only the end of a reservation could give is not waited for in this way: whoever holds the reservation may
+        need what is kept.
 
         Args:
             need: what does not fit now.
             kept: changed in place.
+            placement: where it may run.
         """
-        candidates = [state for state in self._nodes.values() if state.could_fit(need)]
-        if not candidates:
-            return
-        best = min(candidates, key=lambda state: self._missing(state, need))
-        here = kept.setdefault(best.node.id, {})
-        for name, amount in need.items():
-            if best.available[name] - here.get(name, 0) < amount:
-                here[name] = _UNLIMITED
-            elif name not in LENT:
-                here[name] = here.get(name, 0) + amount
-
-    @staticmethod
-    def _missing(state: _NodeState, need: Need) -> float:
-        return sum(max(0, amount - state.available[name]) / amount for name, amount in need.items() if amount)
+        states = self.candidates(placement, need)
+        candidates = [state for state in states if state.could_fit(need, state.reserved())]
+        if candidates:
+            min(candidates, key=lambda state: state.missing(need)).earmark(need, kept)
 
     def copy(self) -> Ledger:
         """Give a ledger of its own for trial calculations."""
         twin = Ledger()
         twin._nodes = {node_id: state.copy() for node_id, state in self._nodes.items()}
+        twin._states = dict(twin._nodes)
+        for reservation, bundles in self._bundles.items():
+            copies = {index: bundle.copy_on(twin._nodes[bundle.real.id]) for index, bundle in bundles.items()}
+            twin._bundles[reservation] = copies
+            twin._states |= {bundle.id: bundle for bundle in copies.values()}
         return twin
 
-    def has_room(self, need: Need) -> bool:
+    def has_room(self, need: Need, placement: Placement | None = None) -> bool:
         """Say whether some node has room now."""
-        return any(state.node.alive and state.fits(need, _NOTHING) for state in self._nodes.values())
+        return any(state.node.alive and state.fits(need, {}) for state in self.candidates(placement, need))
 
-    def lacks_only_cpus(self, need: Need) -> bool:
+    def lacks_only_cpus(self, need: Need, placement: Placement | None = None) -> bool:
         """Say whether a need would be met at once if calls that hold nothing but a cpu ended."""
-        return any(state.lacks_only_cpus(need) for state in self._nodes.values())
+        if placement is not None and placement.reservation is not None:
+            # What runs elsewhere takes nothing from a bundle.
+            return False
+        return any(state.lacks_only_cpus(need) for state in self.candidates(placement, need))
 
-    def totals(self) -> tuple[dict[str, int], ...]:
-        """Give what each living node has."""
-        return tuple(dict(state.total) for state in self._nodes.values() if state.node.alive)
+    def nodes(self) -> tuple[NodeState, ...]:
+        """Give the living nodes."""
+        return tuple(state for state in self._nodes.values() if state.node.alive)
 
     def snapshot(self) -> Iterator[tuple[Node, Resources]]:
         """Give each node and what is available there."""
@@ -229,3 +195,58 @@ class Ledger:
             names = state.total.keys()
             left = {name: max(0, state.available[name]) for name in names}
             yield state.node, amounts_of(left if state.node.alive else dict.fromkeys(names, 0))
+
+    # Bundles
+
+    def open_bundle(self, name: str, reservation: int, index: int, grant: Grant) -> None:
+        """Make a bundle of what was taken from a node.
+
+        Args:
+            name: what grants call it.
+            reservation: id of its reservation.
+            index: its place there.
+            grant: what was taken.
+        """
+        bundle = BundleState.of_share(name, self._nodes[grant.node], grant)
+        self._bundles.setdefault(reservation, {})[index] = bundle
+        self._states[name] = bundle
+
+    def dissolve(self, reservation: int, index: int) -> tuple[str, str]:
+        """Give what is left in a bundle back to its node, and let grants that name it mean the node from now on.
+
+        Returns:
+            The ids of the bundle and of its node; ``forget`` ends the first when no grant names it any more.
+        """
+        bundles = self._bundles[reservation]
+        bundle = bundles.pop(index)
+        if not bundles:
+            del self._bundles[reservation]
+        bundle.dissolve()
+        self._states[bundle.id] = bundle.real
+        return bundle.id, bundle.real.id
+
+    def forget(self, name: str) -> None:
+        """Forget the name of a bundle that is gone."""
+        del self._states[name]
+
+    def count_twice(self, reservation: int) -> None:
+        """For a trial: count what is left in the bundles of a reservation as left on their nodes as well."""
+        for bundle in self._bundles.get(reservation, {}).values():
+            bundle.count_twice()
+
+    def capacities(self) -> list[NodeState]:
+        """Give the living nodes as they would be if nothing were held but what bundles have."""
+        return [state.without_calls() for state in self.nodes()]
+
+    def _all_bundles(self) -> Iterator[BundleState]:
+        for bundles in self._bundles.values():
+            yield from bundles.values()
+
+
+def _room(state: NodeState) -> int:
+    return state.available.get("cpus", 0)
+
+
+def _crowd(state: NodeState) -> tuple[int, int]:
+    """Tell on how many calls hold a slot, and of nodes with as many prefer the one with most cpus left."""
+    return state.has(SLOT) - state.left(SLOT), -_room(state)

@@ -151,6 +151,52 @@ def _name(value: Any) -> Any:
 
 
 @attrs.frozen
+class NodeAffinity:
+    """Where a task shall run, by the id that ``Executor.resources`` gives for a node (R12).
+
+    Attributes:
+        id: of the node.
+        soft: a wish: the task runs elsewhere if the node is gone, or could never meet the request.
+    """
+
+    id: str = attrs.field(validator=attrs.validators.instance_of(str))
+    soft: bool = False
+
+
+@attrs.frozen
+class Bundle:
+    """Which part of a reservation a task runs in; see ``Reservation``, which makes these.
+
+    Attributes:
+        reservation: its id.
+        index: of the bundle, None for any.
+    """
+
+    reservation: int
+    index: int | None
+
+
+def _strategy(value: str) -> str:
+    if value not in ("default", "spread"):
+        raise SpecificationError(f"strategy= is 'default' or 'spread', not {value!r}")
+    return value
+
+
+def _affinity(value: Any) -> NodeAffinity | None:
+    if isinstance(value, str):
+        return NodeAffinity(value)
+    if value is not None and not isinstance(value, NodeAffinity):
+        raise SpecificationError(f"node= takes the id of a node or a NodeAffinity, not {value!r}")
+    return value
+
+
+def _labels(value: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(isinstance(i, str) for pair in value.items() for i in pair):
+        raise SpecificationError(f"labels= takes a mapping from names to texts, not {value!r}")
+    return dict(value)
+
+
+@attrs.frozen
 class TaskOptions:
     """Options of a call; each has a meaning on every backend.
 
@@ -171,6 +217,9 @@ class TaskOptions:
         num_returns: number of Futures that the call gives.
         priority: a higher one starts first.
         infeasible: ``"error"``, or ``"wait"`` for a cluster that grows.
+        strategy: ``"spread"`` prefers the node on which least runs; ``"default"`` the one with most cpus left.
+        node: id of the node on which it must run, or a ``NodeAffinity``, which may be a wish.
+        labels: names and values that its node must have.
     """
 
     cpus: float = attrs.field(default=1, converter=_cpus)
@@ -188,6 +237,10 @@ class TaskOptions:
     num_returns: int = attrs.field(default=1, converter=_num_returns)
     priority: float = attrs.field(default=0, converter=_priority)
     infeasible: str = attrs.field(default="error", converter=_infeasible)
+    strategy: str = attrs.field(default="default", converter=_strategy)
+    node: NodeAffinity | None = attrs.field(default=None, converter=_affinity)
+    labels: Mapping[str, str] = attrs.field(factory=dict, converter=_labels)
+    bundle: Bundle | None = attrs.field(default=None, kw_only=True, repr=False)
     is_plain: bool = attrs.field(init=False, eq=False, repr=False)
 
     @is_plain.default
@@ -219,8 +272,10 @@ class TaskOptions:
 
 
 _FIELDS = tuple(field for field in attrs.fields(TaskOptions) if field.init)
-_DEFAULTS: dict[str, object] = {"resources": {}, "env": {}} | {
-    field.name: field.default for field in _FIELDS if field.name not in ("name", "resources", "env")
+_MAPPINGS = ("resources", "env", "labels")
+_DEFAULTS: dict[str, object] = {name: {} for name in _MAPPINGS} | {
+    field.name: field.default for field in _FIELDS if field.name not in ("name", *_MAPPINGS)
 }
-OPTION_NAMES = frozenset(field.name for field in _FIELDS)
+# The bundle is no option of users: a reservation gives it to its views.
+OPTION_NAMES = frozenset(field.name for field in _FIELDS) - {"bundle"}
 DEFAULT_OPTIONS = TaskOptions()

@@ -157,6 +157,11 @@ class PlainCalls:
         express = self.express
         return not express.pending and all(not seat.calls for seat in express.seats.values())
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether calls have been handed over that have not ended."""
+        return any(seat.calls for seat in self.express.seats.values())
+
     def granted(self, seat: int) -> None:
         """Take a seat from the scheduler."""
         self.express.granted(seat)

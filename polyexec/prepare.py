@@ -14,6 +14,7 @@ from polyexec.errors import SpecificationError, TaskTimeout
 from polyexec.future import Future
 from polyexec.options import TaskOptions
 from polyexec.payload import Reference
+from polyexec.placement import placement_of
 from polyexec.stored import Stored
 from polyexec.wire import Role, Slot, TaskSpec
 
@@ -134,6 +135,7 @@ def _spec(
         options.timeout,
         dict(options.env),
         options.infeasible == "wait",
+        placement=placement_of(options),
     )
 
 

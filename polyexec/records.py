@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 from polyexec.ledger import Grant, Need
+from polyexec.placement import Placement
 from polyexec.spi import Death
 from polyexec.stored import Stored, Tag
 from polyexec.timers import Timer
+
+if TYPE_CHECKING:
+    from polyexec.reservations import Gang
 
 
 class State(enum.Enum):
@@ -52,6 +56,8 @@ class Task:
         patient: it may wait for a node that does not exist yet.
         function: identifies its function, for estimates of duration.
         is_seat: it has no body, and holds a cpu for plain calls.
+        placement: where it must run, None if it may anywhere.
+        gang: it has no body, and stands for a reservation that waits for its bundles.
     """
 
     id: int
@@ -69,6 +75,8 @@ class Task:
     patient: bool = False
     function: object = None
     is_seat: bool = False
+    placement: Placement | None = None
+    gang: Gang | None = None
     state: State = State.WAITING
     missing: int = 0
     attempts: int = 0
@@ -92,6 +100,7 @@ class Running:
         forced: it is being killed.
         promised: somebody was told that it will be cancelled.
         answers: who wants to know whether stopping it worked.
+        halts: attempts to stop it that the backend has not answered.
         limit: ends it when its time is over.
     """
 
@@ -105,7 +114,13 @@ class Running:
     forced: bool = False
     promised: bool = False
     answers: list[object] = attrs.field(factory=list)
+    halts: int = 0
     limit: Timer | None = None
+
+    @property
+    def lacking(self) -> Mapping[str, int]:
+        """What it must get back before it goes on."""
+        return {name: amount for name, amount in self.task.need.items() if name not in self.grant.need}
 
 
 @attrs.define(eq=False)
@@ -180,7 +195,24 @@ class Failed:
     error: Stored
 
 
-Ending: TypeAlias = Ended | DependencyFailed | Cancelled | TimedOut | Died | Failed
+@attrs.frozen
+class Granted:
+    """A reservation has its bundles."""
+
+
+@attrs.frozen
+class Displaced:
+    """The reservation in which the task was to run is closed."""
+
+
+@attrs.frozen
+class NodeGone:
+    """The node on which the task had to run is gone."""
+
+    node: str
+
+
+Ending: TypeAlias = Ended | DependencyFailed | Cancelled | TimedOut | Died | Failed | Granted | Displaced | NodeGone
 
 
 @attrs.frozen

@@ -25,6 +25,7 @@ from polyexec.prepare import prepare_task
 from polyexec.session import ClusterResources, Entry, Info, Session
 from polyexec.spi import Interrupts, Uplink
 from polyexec.stored import Buffer, Head, Stored, Tag
+from polyexec.wire import GangSpec
 
 _INLINE = 64 * 1024
 """Bytes up to which a value without buffers is a part of the request that brings it."""
@@ -176,6 +177,20 @@ class RemoteSession(Session):
         found, _ = self.ask("resources")
         assert isinstance(found, ClusterResources)
         return found
+
+    def reserve(self, spec: GangSpec) -> Entry:
+        """Ask the driver for bundles."""
+        entry_id, _ = self.ask("reserve", spec)
+        return self._new_entry(entry_id, "reserve", None)
+
+    def unreserve(self, reservation: int) -> None:
+        """Let the driver give bundles back."""
+        self.ask("unreserve", reservation)
+
+    def reserved(self, reservation: int) -> tuple[str | None, ...] | None:
+        """Ask the driver where bundles are."""
+        nodes, _ = self.ask("reserved", reservation)
+        return None if nodes is None else tuple(nodes)
 
     def announce(self) -> None:
         """Tell the driver that the body begins."""

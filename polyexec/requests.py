@@ -220,6 +220,12 @@ class Requests:
         self._runtime.scheduler.started(call_id)
         self.reply(request_id, "ok", None)
 
+    def new_entry(self, call_id: int, name: str) -> Entry:
+        """Make an entry that a call has a Future of."""
+        entry = self._runtime.new_entries(name, 1)[0]
+        self._hold(call_id, [entry])
+        return entry
+
     def end_call(self, call_id: int) -> None:
         """Let go of what a call has made."""
         self._given.pop(call_id, None)

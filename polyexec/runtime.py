@@ -21,14 +21,17 @@ from polyexec import lanes, outcome
 from polyexec.actions import Actions
 from polyexec.callbacks import CallbackThread
 from polyexec.display import Display
-from polyexec.errors import BackendBroken, ExecutorClosed, InfeasibleResources
-from polyexec.ledger import UNIT, add_up, amounts_of, need_of
+from polyexec.errors import BackendBroken, ExecutorClosed
+from polyexec.feasibility import check_task
+from polyexec.ledger import UNIT, add_up, need_of
 from polyexec.lineage import Lineage, is_missing
 from polyexec.loop import Loop
+from polyexec.node_state import NodeState
 from polyexec.objects import ObjectTable
 from polyexec.plain_calls import PlainCalls
 from polyexec.records import Task
 from polyexec.requests import Requests
+from polyexec.reserving import Reserving
 from polyexec.scheduler import Scheduler
 from polyexec.session import NO_INFO, ClusterResources, Entry, NodeInfo
 from polyexec.spi import Backend, Death, Value, Verdict
@@ -65,13 +68,14 @@ class Runtime:
         self.objects = ObjectTable(self._free, self._forget, self._report, self.lineage.thin)
         limit = QUEUE_LIMIT if backend.capabilities.queues_calls else 0
         self.scheduler = Scheduler(time.monotonic, random.random, queue_limit=limit)
-        self.capacity: Sequence[dict[str, int]] = ()
+        self.capacity: Sequence[NodeState] = ()
         self._actions = Actions(self)
         self.requests = Requests(self)
         self.tidings = Tidings()
         self.display = Display()
         self.tidings.listen("output", self.display.show)
         self.requests.serve("written", self._on_written)
+        self.reserving = Reserving(self)
         self._ids = itertools.count(1)
         self._notes_posted = False
         self._draining = False
@@ -184,6 +188,8 @@ class Runtime:
                 self.schedule()
             self.plain.advance()
             self.schedule()
+        if self._draining:
+            self.reserving.close_unused()
         if self._draining and self._is_empty() and not self.drained.is_set():
             # Whoever was about to submit is told; from here on the backend may be closed.
             self.fail(ExecutorClosed("the executor was closed"))
@@ -215,6 +221,7 @@ class Runtime:
     def drain(self) -> None:
         """Set ``drained`` as soon as there are no tasks."""
         self._draining = True
+        self.scheduler.reservations.stop_waiting()
 
     def submit(self, data: TaskData, parent: int | None) -> None:
         """Take a task; what it refers to is counted, or noted, already."""
@@ -292,11 +299,7 @@ class Runtime:
 
     def check_feasible(self, spec: TaskSpec) -> None:
         """Raise ``InfeasibleResources`` if no node could ever meet the request (R3). From any thread."""
-        need = need_of(spec.request)
-        if spec.patient or any(all(node.get(n, 0) >= amount for n, amount in need.items()) for node in self.capacity):
-            return
-        existing = "; ".join(f"{amounts_of(node)} on one node" for node in self.capacity) or "no node"
-        raise InfeasibleResources(spec.name, str(spec.request), existing)
+        check_task(spec, self.capacity, self.scheduler.reservations.places)
 
     def put(self, entry: Entry, head: Head, handle: object | None, stored: Stored | None) -> None:
         """Take a value that a caller has stored; its entry may be in use already."""
@@ -399,9 +402,10 @@ class Runtime:
     def _take_nodes(self) -> None:
         nodes = self.backend.nodes()
         self.scheduler.ledger.update(nodes)
-        self.capacity = self.scheduler.ledger.totals()
+        self.scheduler.nodes_changed()
+        self.capacity = tuple(NodeState.of_node(node) for node in nodes if node.alive)
         if self.plain is not None:
-            self.plain.express.limit = sum(node.get("cpus", 0) // UNIT for node in self.capacity)
+            self.plain.express.limit = sum(node.has("cpus") // UNIT for node in self.capacity)
 
     def _free(self, handle: object) -> None:
         self.backend.free(handle)
@@ -430,6 +434,7 @@ def _task_of(data: TaskData, parent: int | None) -> Task:
         timeout=spec.timeout,
         patient=spec.patient,
         function=spec.function,
+        placement=spec.placement,
     )
 
 

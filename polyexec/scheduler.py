@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from polyexec import deadlock
 from polyexec.estimates import Estimates
 from polyexec.ledger import SLOT, UNIT, Grant, Ledger
-from polyexec.ready import ReadyQueue
+from polyexec.placement import Placement
+from polyexec.ready import ReadyQueue, Share
 from polyexec.records import (
     Action,
     Answer,
@@ -22,11 +23,13 @@ from polyexec.records import (
     Consult,
     DependencyFailed,
     Died,
+    Displaced,
     Drop,
     Ended,
     Ending,
     Failed,
     Halt,
+    NodeGone,
     Running,
     Settle,
     Start,
@@ -36,6 +39,7 @@ from polyexec.records import (
     TimedOut,
     Wait,
 )
+from polyexec.reservations import Reservations
 from polyexec.spi import Death, Verdict
 from polyexec.stored import Stored, Tag
 from polyexec.timers import Timers
@@ -70,6 +74,7 @@ class Scheduler:
         self.running: dict[int, Running] = {}
         self.ready = ReadyQueue()
         self.waits = Waits(self)
+        self.reservations = Reservations(self)
         self.underway: set[int] = set()
         self.seats_waiting: dict[int, Task] = {}
         self._random = random
@@ -189,11 +194,17 @@ class Scheduler:
             found = self.ready.pop_fitting(self.ledger, reserved, keep_back=bool(kept) or not self._all_wait())
             if found is None:
                 break
-            self._start(self.tasks[found[0]], found[1], queued=False)
+            self._begin(*found)
         if not kept:
             self._hand_ahead()
         deadlock.resolve(self)
         self.waits.resume()
+
+    def _begin(self, task_id: int, found: Grant | tuple[Share, ...]) -> None:
+        if isinstance(found, Grant):
+            self._start(self.tasks[task_id], found, queued=False)
+        else:
+            self.reservations.take(task_id, found)
 
     def _all_wait(self) -> bool:
         # Then nothing may be kept back for a task that needs what waiting calls hold: they may wait for the others.
@@ -215,7 +226,8 @@ class Scheduler:
     def _hand_ahead(self) -> None:
         while self.running and not self._special_count and not self.waits.blocked:
             head = self.ready.head()
-            task = self.tasks[head[0]] if head is not None else None
+            # Bundles that have lost their node are no task.
+            task = self.tasks.get(head[0]) if head is not None else None
             if task is None or not _is_plain(task) or not self._estimates.allows(task.function, len(self._queued)):
                 return
             self.ready.pop(task.id)
@@ -237,13 +249,41 @@ class Scheduler:
         task.state = State.READY
         if task.is_seat:
             self.seats_waiting[task.id] = task
-        self.ready.push(task.id, task.need, task.priority, is_seat=task.is_seat)
+        if task.gang is not None:
+            self.reservations.ask(task, task.gang)
+        elif task.placement is not None and (ending := self._lost_place(task, task.placement)):
+            self._settle(task, ending, Tag.ERROR)
+        else:
+            self.ready.push(task.id, task.need, task.priority, is_seat=task.is_seat, placement=task.placement)
+
+    def _lost_place(self, task: Task, placement: Placement) -> Ending | None:
+        """Say how a task ends that will never find the place that it must have, None if it may find it."""
+        if placement.reservation is not None and placement.reservation not in self.reservations.held:
+            return Displaced()
+        node = placement.node
+        is_hard = node is not None and not placement.soft and not task.patient
+        return NodeGone(node) if node is not None and is_hard and not self.ledger.is_alive(node) else None
+
+    def nodes_changed(self) -> None:
+        """Learn that the ledger has other nodes."""
+        self.reservations.nodes_changed()
+        for task in tuple(self.tasks.values()):
+            if task.placement is not None and task.state is State.READY:
+                ending = self._lost_place(task, task.placement)
+                if ending is not None:
+                    self._settle(task, ending, Tag.ERROR)
 
     def _dependency_failed(self, task: Task, value: int, tag: Tag) -> None:
         self._settle(task, DependencyFailed(value), Tag.CANCELLED if tag is Tag.CANCELLED else Tag.ERROR)
 
+    def settle(self, task: Task, ending: Ending, tag: Tag) -> None:
+        """Settle a task that does not run, for another part of the scheduler."""
+        self._settle(task, ending, tag)
+
     def _settle(self, task: Task, ending: Ending, tag: Tag) -> None:
         self.ready.discard(task.id)
+        if task.gang is not None:
+            self.reservations.waiting.pop(task.id, None)
         task.state = State.DONE
         del self.tasks[task.id]
         parent = self.tasks.get(task.parent) if task.parent is not None else None
@@ -268,8 +308,12 @@ class Scheduler:
             for child in tuple(call.task.children):
                 self.cancel(child, force=True, recursive=True, token=None)
 
+    def _halt(self, call: Running, force: bool) -> None:
+        call.halts += 1
+        self.actions.append(Halt(call.id, force))
+
     def _halt_by_force(self, call: Running) -> None:
-        self.actions.append(Halt(call.id, True))
+        self._halt(call, True)
         # Where nothing can be killed, the body sees the exception when it comes back from its wait.
         self.waits.interrupt(call)
 
@@ -363,8 +407,11 @@ class Scheduler:
             call.task.attempts -= 1
             self._stopped_for_good(call)
         else:
+            call.halts -= 1
             call.promised = call.promised or verdict is Verdict.DELIVERED
-            self._answer(call, call.promised)
+            # Too late for an exception may still be in time for being killed.
+            if call.promised or not call.halts:
+                self._answer(call, call.promised)
 
     def _end_call(self, call_id: int) -> Running | None:
         call = self.running.pop(call_id, None)
@@ -375,6 +422,8 @@ class Scheduler:
         self._special_count -= not _is_plain(call.task)
         if call.limit is not None:
             self.timers.cancel(call.limit)
+        if self.reservations.held or self.reservations.waiting:
+            self.reservations.end_owner(call_id)
         call.task.call = None
         self.actions.append(Drop(call_id))
         return call
@@ -425,7 +474,7 @@ class Scheduler:
                 call.promised = True
                 self._answer(call, True)
                 return
-            self.actions.append(Halt(call.id, False))
+            self._halt(call, False)
         self.timers.after(PATIENCE, lambda: self._promise(call))
 
     def _promise(self, call: Running) -> None:
@@ -435,6 +484,7 @@ class Scheduler:
 
     def fail_all(self, error: Stored) -> None:
         """Settle everything with an error, because the backend is lost or broken."""
+        self.reservations.abandon()
         for call_id in tuple(self.running):
             call = self._end_call(call_id)
             if call is not None:
@@ -451,13 +501,14 @@ class Scheduler:
 
     def _again(self, call: Running) -> None:
         call.task.attempts -= 1
-        self._make_ready(call.task)
         if call.stop is Stop.CANCEL:
             self._settle(call.task, Cancelled(), Tag.CANCELLED)
             self._answer(call, True)
+        else:
+            self._make_ready(call.task)
 
     def _retry_or_settle(self, task: Task, ending: Ending) -> None:
-        if task.attempts > task.retries:
+        if task.attempts > task.retries or (task.placement and self._lost_place(task, task.placement)):
             self._settle(task, ending, Tag.ERROR)
             return
         task.state = State.RESTING
@@ -483,7 +534,7 @@ class Scheduler:
 
 
 def _is_plain(task: Task) -> bool:
-    return task.timeout is None and task.need == _PLAIN
+    return task.timeout is None and task.need == _PLAIN and task.placement is None
 
 
 _PLAIN = {SLOT: 1, "cpus": UNIT}

@@ -19,6 +19,7 @@ from polyexec.errors import SpecificationError
 from polyexec.options import Resources, TaskOptions
 from polyexec.plain import PlainCall
 from polyexec.stored import Stored, Tag
+from polyexec.wire import GangSpec
 
 
 @attrs.frozen
@@ -218,6 +219,18 @@ class Session(ABC):
         """Give what there is and what is left."""
 
     @abstractmethod
+    def reserve(self, spec: GangSpec) -> Entry:
+        """Ask for a reservation; the entry is its id and is settled once it has all its bundles."""
+
+    @abstractmethod
+    def unreserve(self, reservation: int) -> None:
+        """Give back what a reservation holds, or end its waiting."""
+
+    @abstractmethod
+    def reserved(self, reservation: int) -> tuple[str | None, ...] | None:
+        """Give the node of each bundle of a reservation, None if it is closed."""
+
+    @abstractmethod
     def pin(self, entry_id: int, name: str, item: int | None) -> Entry:
         """Give the entry of a value for one more Future."""
 
@@ -259,6 +272,12 @@ def task_session() -> Session | None:
     if process_session:
         return process_session[-1]
     return session_makers[-1]() if session_makers else None
+
+
+def session_here(session: Session) -> Session:
+    """Give the task's own session in a task of the same executor that shares the driver's memory, else the given."""
+    own = task_session()
+    return own if own is not None and own.executor_id == session.executor_id else session
 
 
 def session_for(executor_id: str) -> Session:

@@ -40,4 +40,4 @@ def revise_task(task: Task, spec: TaskSpec) -> None:
     """Let the scheduler know a task whose options have changed while it rests."""
     task.name, task.need, task.priority, task.timeout = spec.name, need_of(spec.request), spec.priority, spec.timeout
     task.retries, task.retry_timeout = spec.retries, spec.retry_timeout
-    task.consult, task.patient = spec.retry is not None, spec.patient
+    task.consult, task.patient, task.placement = spec.retry is not None, spec.patient, spec.placement

@@ -6,7 +6,7 @@ that are ready. A part of the scheduler, under the same rules: events in, action
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from polyexec.ledger import LENT, Grant, Ledger
@@ -122,20 +122,16 @@ class Waits:
         """Let calls go on for which there is room again, in the order in which their waits ended."""
         for call_id in tuple(self._resuming):
             call = self.blocked[call_id]
-            if self._scheduler.ledger.fits_on(call.grant.node, self._missing(call), {}):
+            if self._scheduler.ledger.can_go_on(call.grant.node, call.lacking):
                 self._go_on(call)
 
     def _go_on(self, call: Running) -> None:
-        taken = self._scheduler.ledger.take_on(call.grant.node, self._missing(call))
+        taken = self._scheduler.ledger.take_on(call.grant.node, call.lacking)
         call.grant = Grant(call.grant.node, {**call.grant.need, **taken.need}, {**call.grant.gpus, **taken.gpus})
         call.queued = False
         del self.blocked[call.id]
         self._scheduler.actions.append(Resume(call.id))
         self._scheduler.actions += self._resuming.pop(call.id, [])
-
-    @staticmethod
-    def _missing(call: Running) -> Mapping[str, int]:
-        return {name: amount for name, amount in call.task.need.items() if name not in call.grant.need}
 
     @property
     def is_resuming(self) -> bool:
@@ -147,9 +143,7 @@ class Waits:
         kept: dict[str, dict[str, int]] = {}
         for call_id in self._resuming:
             call = self.blocked[call_id]
-            here = kept.setdefault(call.grant.node, {})
-            for name, amount in self._missing(call).items():
-                here[name] = here.get(name, 0) + amount
+            self._scheduler.ledger.keep(call.grant.node, call.lacking, kept)
         return kept
 
     def stuck(self) -> Iterable[tuple[Running, Collection[Wait]]]:

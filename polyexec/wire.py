@@ -14,6 +14,7 @@ import attrs
 import polyexec
 from polyexec.errors import BackendBroken
 from polyexec.options import Resources
+from polyexec.placement import Placement
 
 
 @attrs.frozen
@@ -53,6 +54,7 @@ class TaskSpec:
         env: environment variables.
         patient: wait for a node that does not exist yet.
         role: what its body does.
+        placement: where it must run, None if it may anywhere.
     """
 
     name: str
@@ -70,6 +72,26 @@ class TaskSpec:
     env: Mapping[str, str]
     patient: bool
     role: Role = Role.TASK
+    placement: Placement | None = None
+
+
+@attrs.frozen
+class GangSpec:
+    """What the driver must know about a reservation.
+
+    Attributes:
+        bundles: what each of them has.
+        strategy: how they share nodes; see ``polyexec.gangs``.
+        placement: what all their nodes must be like, None for any.
+        priority: a higher one gets its bundles first.
+        patient: wait for nodes that do not exist yet.
+    """
+
+    bundles: tuple[Resources, ...]
+    strategy: str
+    placement: Placement | None
+    priority: float
+    patient: bool
 
 
 _LENGTH = struct.Struct("<H")

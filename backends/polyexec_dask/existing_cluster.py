@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -27,6 +28,8 @@ _SILENCE_SECONDS = 30.0
 _NANNY_SECONDS = 3.0
 _REPLACEMENT_SECONDS = 20.0
 _GPU_NAMES = ("GPU", "gpu", "gpus")
+_LABEL = re.compile(r"label\.[^.]+\..+")
+"""Dask has resources, which are amounts, but no labels: a resource of such a name is one."""
 
 
 class ExistingCluster(Cluster):
@@ -246,7 +249,10 @@ def _node(host: str, workers: list[dict[str, Any]], limit: int) -> Node:
     for worker in workers:
         for name, amount in worker.get("resources", {}).items():
             custom[name] = custom.get(name, 0) + amount
+    labels = dict(name.split(".", 2)[1:] for name in sorted(custom) if _LABEL.fullmatch(name))
+    custom = {name: amount for name, amount in custom.items() if not _LABEL.fullmatch(name)}
     gpus = sum(custom.pop(name, 0) for name in _GPU_NAMES)
     cpus = sum(worker["nthreads"] for worker in workers)
     memory = sum(int(worker.get("memory_limit") or 0) for worker in workers)
-    return Node(host, host, Resources(cpus, gpus, memory, custom), slots=max(2 * count, count + _EXTRA_SLOTS))
+    slots = max(2 * count, count + _EXTRA_SLOTS)
+    return Node(host, host, Resources(cpus, gpus, memory, custom), slots, labels=labels)

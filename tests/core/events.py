@@ -20,6 +20,27 @@ def submit(world: World) -> None:
         world.submit()
 
 
+def reserve(world: World) -> None:
+    """The driver reserves."""
+    if len(world.stories) < TASKS:
+        world.reserve()
+
+
+def close(world: World) -> None:
+    """Somebody closes a reservation, or stops waiting for it."""
+    reservations = world.scheduler.reservations
+    known = [*reservations.held, *reservations.waiting]
+    if known:
+        world.scheduler.reservations.close(world.random.choice(known))
+
+
+def close_all(world: World) -> None:
+    """The driver closes all that it has reserved."""
+    for reservation, held in tuple(world.scheduler.reservations.held.items()):
+        if held.owner is None:
+            world.scheduler.reservations.close(reservation)
+
+
 def act(world: World) -> None:
     """A body begins, or does something."""
     body = _some_body(world)
@@ -32,11 +53,13 @@ def act(world: World) -> None:
 
 
 def _act_free(world: World, body: Body) -> None:
-    chosen = world.random.choice(["submit", "wait", "wait", "finish"])
+    chosen = world.random.choice(["submit", "submit", "wait", "wait", "wait", "wait", "finish", "finish", "reserve"])
     if chosen == "submit" and len(world.stories) < TASKS:
         world.submit(body.task)
     elif chosen == "wait":
         world.wait(body)
+    elif chosen == "reserve" and len(world.stories) < TASKS:
+        world.reserve(body)
     else:
         finish(world, body)
 
@@ -117,13 +140,13 @@ def pass_time(world: World) -> None:
 def change_nodes(world: World) -> None:
     """A node goes, and its calls with it; or all are back."""
     if len(world.nodes) < 2 or world.random.random() < 0.5:
-        world.scheduler.ledger.update(world.nodes)
+        world.take_nodes(world.nodes)
         return
     gone = world.random.choice(world.nodes)
     for body in tuple(world.bodies.values()):
-        if world.scheduler.running[body.call].grant.node == gone.id:
+        if world.scheduler.ledger.node_of(world.scheduler.running[body.call].grant.node) == gone.id:
             world.die(body)
-    world.scheduler.ledger.update([node for node in world.nodes if node is not gone])
+    world.take_nodes([node for node in world.nodes if node is not gone])
 
 
 def _some_body(world: World) -> Body | None:
@@ -132,6 +155,8 @@ def _some_body(world: World) -> Body | None:
 
 WEIGHTS: dict[Callable[[World], None], int] = {
     submit: 10,
+    reserve: 2,
+    close: 1,
     act: 24,
     die: 1,
     refuse: 1,
@@ -147,11 +172,11 @@ EVENTS = [event for event, weight in WEIGHTS.items() for _ in range(weight)]
 
 def drain(world: World) -> None:
     """Let everything come to its end; nothing new begins but what was submitted."""
-    world.scheduler.ledger.update(world.nodes)
+    world.take_nodes(world.nodes)
     for _ in range(60 * TASKS):
         if not world.scheduler.tasks:
             break
-        for event in (answer_halt, meet_fate, decide):
+        for event in (answer_halt, meet_fate, decide, close_all):
             event(world)
         for body in tuple(world.bodies.values()):
             _bring_on(world, body)
@@ -173,6 +198,7 @@ def check_quiet(world: World) -> None:
     """Check what must hold when there are no tasks left."""
     while world.halts:
         answer_halt(world)
+    close_all(world)
     world.now += 10
     world.settle()
     scheduler = world.scheduler
@@ -183,4 +209,6 @@ def check_quiet(world: World) -> None:
     assert not world.open_waits, "waits that never ended"
     assert not world.answers, "cancels that were never answered"
     assert len(scheduler.ready) == 0
+    assert not scheduler.reservations.held
+    assert not scheduler.reservations.waiting
     assert all(state.available == state.total for state in scheduler.ledger._nodes.values()), "R4: something is held"

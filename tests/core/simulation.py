@@ -9,8 +9,11 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from polyexec.ledger import Need, need_of
+from polyexec.gangs import STRATEGIES, Shape
+from polyexec.ledger import SLOT, Need, need_of
+from polyexec.node_state import NodeState
 from polyexec.options import Resources
+from polyexec.placement import Placement
 from polyexec.records import (
     Answer,
     Cancelled,
@@ -30,6 +33,7 @@ from polyexec.records import (
     Wait,
     Wake,
 )
+from polyexec.reservations import Gang
 from polyexec.scheduler import Scheduler
 from polyexec.spi import Death, Node, Verdict
 from polyexec.stored import Tag
@@ -73,18 +77,43 @@ class World:
         return self.count
 
     def _some_nodes(self) -> list[Node]:
-        return [self._some_node(f"node{index}") for index in range(self.random.choice([1, 1, 2]))]
+        return [self._some_node(f"node{index}") for index in range(self.random.choice([1, 1, 2, 3]))]
 
     def _some_node(self, name: str) -> Node:
+        labels = {"zone": self.random.choice(["a", "b"])}
         cpus, gpus = self.random.randint(1, 4), self.random.randint(0, 2)
         custom = {"license": self.random.randint(1, 2)}
-        return Node(name, name, Resources(cpus, gpus, self.random.randint(0, 4), custom), cpus * 2 + 2)
+        return Node(name, name, Resources(cpus, gpus, self.random.randint(0, 4), custom), cpus * 2 + 2, labels=labels)
 
-    def some_need(self) -> Need:
-        """Give a need that some node can meet."""
+    def take_nodes(self, nodes: list[Node]) -> None:
+        """Let the scheduler know other nodes."""
+        self.scheduler.ledger.update(nodes)
+        self.scheduler.nodes_changed()
+
+    def some_request(self) -> tuple[Need, Placement | None]:
+        """Give a need and a place that can meet it."""
+        held = self.scheduler.reservations.held
+        if held and self.random.random() < 0.3:
+            reservation = self.random.choice(list(held))
+            places = held[reservation].places
+            index = self.random.randrange(len(places))
+            need = {name: amount for name, amount in places[index].need.items() if self.random.random() < 0.8}
+            chosen = self.random.choice([index, None])
+            return {SLOT: 1, **need}, Placement(self.random.random() < 0.3, reservation=reservation, index=chosen)
+        node = self.random.choice(self.nodes)
+        if self.plain or self.random.random() < 0.7:
+            return self.some_need(node), None
+        kind = self.random.choice([{"spread": True}, {"node": node.id}, {"node": self.nodes[0].id, "soft": True}])
+        labels = tuple(node.labels.items()) if self.random.random() < 0.3 else ()
+        if kind.get("soft") and self.random.random() < 0.3:
+            kind["node"] = "no such node"
+        return self.some_need(node), Placement(**kind, labels=labels)  # type: ignore[arg-type]
+
+    def some_need(self, node: Node) -> Need:
+        """Give a need that a node can meet."""
         if self.plain:
             return need_of(Resources(1))
-        total = self.random.choice(self.nodes).total
+        total = node.total
         cpus = self.random.choice([0, 0.5, 1, 1, 1, total.cpus])
         gpus = self.random.choice([0, 0, 0, min(0.5, total.gpus), min(1, total.gpus), total.gpus])
         memory = self.random.choice([0, 0, self.random.randint(0, total.memory)])
@@ -115,6 +144,7 @@ class World:
         assert self.bodies.keys() == self.scheduler.running.keys()
         oracle.check_grants(self.scheduler)
         oracle.check_gpus(self.scheduler)
+        oracle.check_bundles(self.scheduler)
         self.overdrawn = oracle.check_ledger(self.scheduler, overdrawn=self.overdrawn)
         assert not oracle.is_idle(self.scheduler), "all running calls wait for each other, and nobody was told"
 
@@ -129,7 +159,7 @@ class World:
 
     def _check_order(self, started: Task) -> None:
         for other in self.scheduler.tasks.values():
-            if other.state is State.READY and other.need == started.need:
+            if other.state is State.READY and (other.need, other.placement) == (started.need, started.placement):
                 assert (-other.priority, other.id) > (-started.priority, started.id), "R8: started out of order"
 
     def _on_halt(self, action: Halt) -> None:
@@ -207,12 +237,13 @@ class World:
 
     def submit(self, parent: int | None = None) -> None:
         """Submit a random task."""
-        known = list(self.stories)
+        known = [story.task.id for story in self.stories.values() if story.task.gang is None]
         dependencies = self.random.sample(known, min(len(known), self.random.choice([0, 0, 0, 1, 2])))
+        need, placement = self.some_request()
         task = Task(
             self.number() * SPACING,
             "task",
-            self.some_need(),
+            need,
             [value + self.random.randrange(self.stories[value].task.values) for value in dependencies],
             parent,
             values=self.random.choice([1, 1, 3]),
@@ -222,10 +253,24 @@ class World:
             consult=self.random.random() < 0.2,
             timeout=self.random.choice([None, None, None, 1.5]),
             function=self.random.choice(["quick", "slow"]),
+            placement=placement,
         )
         if self.plain:
             task.timeout = None
         self.stories[task.id] = Story(task)
+        self.scheduler.submit(task)
+
+    def reserve(self, owner: Body | None = None) -> None:
+        """Ask for random bundles."""
+        bundles = [self.some_need(self.random.choice(self.nodes)) for _ in range(self.random.choice([1, 2, 2, 3]))]
+        needs = {index: {name: need[name] for name in need if name != SLOT} for index, need in enumerate(bundles)}
+        shape = Shape(needs, self.random.choice(STRATEGIES))
+        if not shape.could_fit([NodeState.of_node(node) for node in self.nodes]):
+            return
+        gang = Gang(shape, self.random.choice([0, 0, 1]), None if owner is None else owner.call)
+        parent = None if owner is None else owner.task
+        task = Task(self.number() * SPACING, "reserve", {}, parent=parent, priority=gang.priority, gang=gang)
+        self.stories[task.id] = Story(task, unasked=True)
         self.scheduler.submit(task)
 
     def cancel(self, task_id: int, *, force: bool, recursive: bool) -> None:
@@ -239,9 +284,12 @@ class World:
 
     def wait(self, body: Body) -> None:
         """Let a body wait for random values."""
-        values = {value + self.random.randrange(self.stories[value].task.values) for value in self.stories}
+        tasks = [story.task for story in self.stories.values() if story.task.gang is None]
+        values = {task.id + self.random.randrange(task.values) for task in tasks}
         own = set(self.scheduler.tasks[body.task].children)
         pool = sorted(own) if own and self.random.random() < 0.7 else sorted(values)
+        if not pool:
+            return
         missing = set(self.random.sample(pool, min(len(pool), self.random.choice([1, 1, 2, 3]))))
         main = self.random.random() < 0.8 and all(not wait.main for wait in body.waits.values())
         wait = Wait(self.number(), body.call, missing, self.random.randint(1, len(missing)), main)

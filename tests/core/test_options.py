@@ -25,6 +25,9 @@ BAD_OPTIONS: dict[str, list[Any]] = {
     "num_returns": [0, -1, 1.0, "2", True],
     "priority": ["high", math.nan, math.inf, None],
     "infeasible": ["no", None, True],
+    "strategy": ["pack", None, 1],
+    "node": [1, b"node", ["node"]],
+    "labels": [None, "zone", {"zone": 1}, {1: "zone"}],
 }
 
 GOOD_OPTIONS: dict[str, list[Any]] = {
@@ -41,6 +44,9 @@ GOOD_OPTIONS: dict[str, list[Any]] = {
     "num_returns": [1, 5],
     "priority": [-1, 0.5, 10],
     "infeasible": ["error", "wait"],
+    "strategy": ["default", "spread"],
+    "node": [None, "node", polyexec.NodeAffinity("node", soft=True)],
+    "labels": [{}, {"zone": "a", "disk": "ssd"}],
 }
 
 
