@@ -13,6 +13,7 @@ from polyexec import payload
 from polyexec.errors import SpecificationError, TaskTimeout
 from polyexec.future import Future
 from polyexec.options import TaskOptions
+from polyexec.packages import Packages
 from polyexec.payload import Reference
 from polyexec.stored import Stored
 from polyexec.wire import Role, Slot, TaskSpec
@@ -43,6 +44,7 @@ def prepare_task(
     snapshot: bool,
     keep_hook: bool,
     role: Role = Role.TASK,
+    packages: Packages | None = None,
 ) -> Prepared:
     """Serialise a call.
 
@@ -55,6 +57,7 @@ def prepare_task(
         snapshot: copy buffers that the caller may change.
         keep_hook: leave the retry hook as it is, because the driver is here.
         role: what its body does.
+        packages: what is sent along with it.
 
     Returns:
         The task.
@@ -78,7 +81,10 @@ def prepare_task(
     except Exception as error:
         raise payload.serialization_error("argument", name, roots(function, args, kwargs), error) from error
     spec = _spec(name, function, options, dependencies, _ids(executor_id, references), keep_hook)
-    return Prepared(attrs.evolve(spec, role=role) if role is not Role.TASK else spec, body, call)
+    if role is not Role.TASK or packages is not None:
+        needed = (*spec.dependencies, *(packages.values if packages is not None else ()))
+        spec = attrs.evolve(spec, role=role, packages=packages, dependencies=needed)
+    return Prepared(spec, body, call)
 
 
 def function_name(function: Callable[..., Any]) -> str:
