@@ -72,6 +72,8 @@ def working_dir(value: Any) -> Source | None:
 
 def py_modules(value: Any) -> tuple[Source, ...]:
     """Check the option ``py_modules``."""
+    if value is None:
+        return ()
     if isinstance(value, (str, os.PathLike, ModuleType)) or not isinstance(value, Iterable):
         raise SpecificationError(f"py_modules= takes a list of paths and modules, not {value!r}")
     return tuple(item if isinstance(item, Source) else _module(item) for item in value)

@@ -128,8 +128,7 @@ class Content:
                 stamp = _stamp(entry.stat())
                 known = self._rules.get(inside)
                 if known is None or known[0] != stamp:
-                    with open(entry.path, encoding="utf-8", errors="replace") as file:
-                        known = self._rules[inside] = stamp, pathspec.GitIgnoreSpec.from_lines(file)
+                    known = self._rules[inside] = stamp, _read_rules(entry.path)
                 return (*rules, (inside, known[1]))
         return rules
 
@@ -138,6 +137,15 @@ class Content:
         if known is None or known[0] != rules:
             known = self._decisions[inside] = rules, {}
         return known[1]
+
+
+def _read_rules(path: str) -> pathspec.GitIgnoreSpec:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        lines = file.read().split("\n")
+    try:
+        return pathspec.GitIgnoreSpec.from_lines(lines)
+    except ValueError as error:
+        raise SpecificationError(f"cannot read {path!r}: {error}") from error
 
 
 def _is_ignored(name: str, rules: _Rules, decisions: dict[str, bool]) -> bool:
