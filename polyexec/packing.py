@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import attrs
-import pathspec
 
 from polyexec.errors import SpecificationError
+from polyexec.ignoring import Rules
 
 SIZE_LIMIT = 512 << 20
 """Bytes of one archive."""
@@ -30,7 +30,8 @@ _TICK = 100_000_000
 """Nanoseconds within which two changes of a file may have the same time; the kernel's clock for files is coarse."""
 
 _Stamp: TypeAlias = tuple[int, ...]
-_Rules: TypeAlias = tuple[tuple[str, pathspec.GitIgnoreSpec], ...]
+_Rules: TypeAlias = tuple[tuple[int, Rules], ...]
+"""Those of the folders above, each with the number of folders from the root to its own."""
 
 
 @attrs.frozen
@@ -75,7 +76,7 @@ class Content:
     def __init__(self, source: str, prefix: str) -> None:
         self._source = source
         self._prefix = prefix
-        self._rules: dict[str, tuple[_Stamp, pathspec.GitIgnoreSpec]] = {}
+        self._rules: dict[str, tuple[_Stamp, Rules]] = {}
         self._decisions: dict[str, tuple[_Rules, dict[str, bool]]] = {}
 
     def look(self) -> Listing:
@@ -128,8 +129,9 @@ class Content:
                 stamp = _stamp(entry.stat())
                 known = self._rules.get(inside)
                 if known is None or known[0] != stamp:
-                    known = self._rules[inside] = stamp, _read_rules(entry.path)
-                return (*rules, (inside, known[1]))
+                    with open(entry.path, encoding="utf-8", errors="surrogateescape") as file:
+                        known = self._rules[inside] = stamp, Rules.read(file.read())
+                return (*rules, (inside.count("/"), known[1]))
         return rules
 
     def _decisions_under(self, rules: _Rules, inside: str) -> dict[str, bool]:
@@ -139,20 +141,12 @@ class Content:
         return known[1]
 
 
-def _read_rules(path: str) -> pathspec.GitIgnoreSpec:
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        lines = file.read().split("\n")
-    try:
-        return pathspec.GitIgnoreSpec.from_lines(lines)
-    except ValueError as error:
-        raise SpecificationError(f"cannot read {path!r}: {error}") from error
-
-
 def _is_ignored(name: str, rules: _Rules, decisions: dict[str, bool]) -> bool:
     """Say what the rules nearest to a file or folder say about it; those above its folder let that pass."""
     known = decisions.get(name)
     if known is None:
-        verdicts = (spec.check_file(name[len(inside) :]).include for inside, spec in reversed(rules))
+        path, is_folder = name.rstrip("/").split("/"), name.endswith("/")
+        verdicts = (own.verdict(path[depth:], is_folder=is_folder) for depth, own in reversed(rules))
         known = decisions[name] = next((verdict for verdict in verdicts if verdict is not None), False)
     return known
 
