@@ -17,16 +17,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import attrs
 
 from polyexec import folders
 from polyexec.packages import Package, Packages, is_package, is_replaceable, module_name
 
+T = TypeVar("T")
+
 _KEPT = 8
 """How many sets of modules are kept in a process."""
 
+_Key: TypeAlias = tuple[str, ...]
 _Modules: TypeAlias = dict[str, ModuleType]
 
 
@@ -42,7 +45,7 @@ class _Layer:
         plain: folders there, which are top-level modules if nothing else has that name.
     """
 
-    key: tuple[str, ...]
+    key: _Key
     directory: str | None
     path: tuple[str, ...]
     names: frozenset[str]
@@ -61,7 +64,8 @@ class _InPlace:
 _lock = threading.RLock()
 _stack: list[_Layer] = []
 _in_place: list[_InPlace] = []
-_kept: OrderedDict[tuple[str, ...], _Modules] = OrderedDict()
+_kept: OrderedDict[_Key, _Modules] = OrderedDict()
+_layers: OrderedDict[_Key, _Layer] = OrderedDict()
 
 
 @contextlib.contextmanager
@@ -125,12 +129,22 @@ def used_in_place(packages: Packages, *, exclusive: bool) -> Iterator[None]:
 def release(executor_id: str) -> None:
     """Let go of all that an executor has sent to this process."""
     with _lock:
-        for key in [key for key in _kept if key[0] == executor_id]:
-            del _kept[key]
+        for table in (_kept, _layers):
+            for key in [key for key in table if key[0] == executor_id]:
+                del table[key]
     folders.release(executor_id)
 
 
 def _layer(packages: Packages, executor_id: str, directory: str | None, roots: list[str]) -> _Layer:
+    digests = (package.digest for package in packages.py_modules)
+    key = (executor_id, packages.working_dir.digest if packages.working_dir is not None else "", *digests)
+    with _lock:
+        layer = _layers.get(key) or _new_layer(key, packages, directory, roots)
+        _keep(_layers, key, layer)
+    return layer
+
+
+def _new_layer(key: _Key, packages: Packages, directory: str | None, roots: list[str]) -> _Layer:
     path: tuple[str, ...] = () if directory is None else (directory,)
     for root, package in zip(roots, packages.py_modules, strict=True):
         path += _path_of(root, os.path.basename(package.source))
@@ -141,8 +155,6 @@ def _layer(packages: Packages, executor_id: str, directory: str | None, roots: l
                 (names if is_package(entry.path) else plain).add(entry.name)
             elif (name := module_name(entry.path)) is not None:
                 names.add(name)
-    digests = (package.digest for package in packages.py_modules)
-    key = (executor_id, packages.working_dir.digest if packages.working_dir is not None else "", *digests)
     return _Layer(
         key, directory, path, frozenset(filter(is_replaceable, names)), frozenset(filter(is_replaceable, plain))
     )
@@ -183,7 +195,7 @@ def _take_away(shown: _InPlace) -> None:
         for name, module in new
         if name.partition(".")[0] in layer.names or name in shown.aside or _is_under(module, layer.path)
     }
-    _keep(layer.key, own)
+    _keep(_kept, layer.key, own)
     for name in own:
         del sys.modules[name]
     sys.modules.update(shown.aside)
@@ -191,11 +203,11 @@ def _take_away(shown: _InPlace) -> None:
     _go_back(shown.home)
 
 
-def _keep(key: tuple[str, ...], modules: _Modules) -> None:
-    _kept[key] = modules
-    _kept.move_to_end(key)
-    while len(_kept) > _KEPT:
-        _kept.popitem(last=False)
+def _keep(table: OrderedDict[_Key, T], key: _Key, value: T) -> None:
+    table[key] = value
+    table.move_to_end(key)
+    while len(table) > _KEPT:
+        table.popitem(last=False)
 
 
 def _is_no_regular(module: ModuleType | None) -> bool:
