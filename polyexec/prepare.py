@@ -69,6 +69,7 @@ def prepare_task(
     if not callable(function):
         raise SpecificationError(f"submit takes a function and its arguments, but {function!r} is not callable")
     name = options.name or function_name(function)
+    assert packages is not None or (options.working_dir is None and not options.py_modules), "nothing was shipped"
     dependencies: list[int] = []
     call = (
         function,
