@@ -90,10 +90,13 @@ def release(executor_id: str) -> None:
         return
     os.close(found.lock)
     if found.janitor is not None:
+        import shutil
         import subprocess
 
         try:
-            found.janitor.wait(_PATIENCE)
+            if found.janitor.wait(_PATIENCE) != 0:
+                # Somebody has killed it; the workers have ended.
+                shutil.rmtree(found.folder, ignore_errors=True)
         except subprocess.TimeoutExpired:
             _late.append(found.janitor)
 

@@ -221,7 +221,8 @@ def _is_under(module: object, path: tuple[str, ...]) -> bool:
         return False
     # Not by getattr, on which modules may do things of their own.
     file, inside = vars(module).get("__file__"), vars(module).get("__path__")
-    with contextlib.suppress(TypeError):
+    # What a task has done to its modules is its own affair; the path of a folder is looked up by what is above it.
+    with contextlib.suppress(AttributeError, KeyError, TypeError):
         found = [file] if isinstance(file, str) else list(inside or ())
         return any(str(one).startswith(f"{folder}{os.sep}") for one in found for folder in path)
     return False

@@ -326,6 +326,15 @@ def test_there_is_one_janitor_and_another_if_it_is_killed(place: Path) -> None:
     until(lambda: not list(place.iterdir()))
 
 
+def test_a_driver_does_the_work_of_a_janitor_that_was_killed(place: Path) -> None:
+    folders.hold("x", is_driver=True)
+    janitor = folders._held["x"].janitor
+    assert janitor is not None
+    janitor.kill()
+    folders.release("x")
+    assert not list(place.iterdir())
+
+
 def test_many_may_unpack_at_the_same_time(place: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     fill(source, {f"{number}/data": "x" * number for number in range(200)})
@@ -369,16 +378,18 @@ def test_a_full_disk_is_named(place: Path, tmp_path: Path, monkeypatch: pytest.M
 
 def test_modules_of_others_stay_themselves(tmp_path: Path) -> None:
     """A folder with modules of the same names as ours harms nobody beside the task."""
-    fill(tmp_path, {"json.py": "", "attr/__init__.py": "", "polyexec/__init__.py": "", "inner/x.py": "value = 1\n"})
+    fill(
+        tmp_path, {"json.py": "", "attr/__init__.py": "", "polyexec/__init__.py": "", "inner/deep/x.py": "value = 1\n"}
+    )
     before = dict(sys.modules)
 
     def body() -> Any:
         import json
 
         import attr
-        import inner.x
+        import inner.deep.x
 
-        return json.__file__, attr.__file__, sys.modules["polyexec"].__file__, inner.x.value
+        return json.__file__, attr.__file__, sys.modules["polyexec"].__file__, inner.deep.x.value
 
     with polyexec.connect("serial") as ex:
         found = ex.options(working_dir=tmp_path).submit(body).result(LIMIT)
