@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from polyexec import lanes, outcome
+from polyexec import lanes, outcome, shipped
 from polyexec.errors import ForkedExecutor, Interrupted, ObjectLost, PolyexecError
 from polyexec.future import Future
 from polyexec.options import TaskOptions
@@ -277,7 +277,8 @@ class RemoteSession(Session):
         data = None if value is None or apart else value.data
         message = pickle.dumps((kind, main, self._released(), fields, data, self._speaker))
         buffers = (value.data, *value.buffers) if value is not None and apart else ()
-        reply, values = self.uplink.request(Stored(message, buffers))
+        with shipped.waiting():
+            reply, values = self.uplink.request(Stored(message, buffers))
         status, answer = pickle.loads(reply)
         if status == "interrupted":
             raise Interrupted

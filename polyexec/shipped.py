@@ -66,6 +66,8 @@ _stack: list[_Layer] = []
 _in_place: list[_InPlace] = []
 _kept: OrderedDict[_Key, _Modules] = OrderedDict()
 _layers: OrderedDict[_Key, _Layer] = OrderedDict()
+_lent = threading.local()
+"""The layer of the task that runs in a thread of the driver's own process."""
 
 
 @contextlib.contextmanager
@@ -90,15 +92,29 @@ def shipped(
 
     directory = None if packages.working_dir is None else unpacked(packages.working_dir)
     layer = _layer(packages, executor_id, directory, [unpacked(package) for package in packages.py_modules])
-    with _lock:
-        _stack.append(layer)
-        _show(layer)
+    before = getattr(_lent, "layer", None)
+    _push(layer)
     try:
+        if is_driver:
+            _lent.layer = layer
         yield
     finally:
-        with _lock:
-            _stack.remove(layer)
-            _show(_stack[-1] if _stack else None)
+        _lent.layer = before
+        _pop(layer)
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Let the driver find its own things in its own process while a task waits there for an answer."""
+    layer = getattr(_lent, "layer", None)
+    if layer is None:
+        yield
+        return
+    try:
+        _undisturbed(_pop, layer)
+        yield
+    finally:
+        _undisturbed(_push, layer)
 
 
 @contextlib.contextmanager
@@ -141,7 +157,8 @@ def _layer(packages: Packages, executor_id: str, directory: str | None, roots: l
     with _lock:
         layer = _layers.get(key) or _new_layer(key, packages, directory, roots)
         _keep(_layers, key, layer)
-    return layer
+    # One that is nobody else's: it is found again by its identity.
+    return attrs.evolve(layer)
 
 
 def _new_layer(key: _Key, packages: Packages, directory: str | None, roots: list[str]) -> _Layer:
@@ -164,6 +181,31 @@ def _path_of(root: str, name: str) -> tuple[str, ...]:
     """Give what must be on the import path for a module; a folder that is no package may be one of modules, too."""
     inside = os.path.join(root, name)
     return (root, inside) if os.path.isdir(inside) and not is_package(inside) else (root,)
+
+
+def _undisturbed(change: Callable[[_Layer], None], layer: _Layer) -> None:
+    """Make a change in a thread of its own: in this one the task may be interrupted at any step, though only once."""
+    thread = threading.Thread(target=change, args=(layer,), daemon=True)
+    try:
+        thread.start()
+        thread.join()
+    finally:
+        if thread.ident is not None:
+            thread.join()
+
+
+def _push(layer: _Layer) -> None:
+    with _lock:
+        if layer not in _stack:
+            _stack.append(layer)
+        _show(_stack[-1])
+
+
+def _pop(layer: _Layer) -> None:
+    with _lock:
+        if layer in _stack:
+            _stack.remove(layer)
+        _show(_stack[-1] if _stack else None)
 
 
 def _show(layer: _Layer | None) -> None:

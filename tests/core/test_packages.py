@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import polyexec
-from polyexec import folders, packing
+from polyexec import folders, packing, shipped
 from polyexec.options import TaskOptions
 from polyexec.packages import Package, Packages, Source, module_name
 from polyexec.packing import Content, digest_of, pack
@@ -396,6 +396,24 @@ def test_modules_of_others_stay_themselves(tmp_path: Path) -> None:
     assert found == (before["json"].__file__, before["attr"].__file__, polyexec.__file__, 1)
     assert "inner" not in sys.modules
     assert all(sys.modules[name] is module for name, module in before.items())
+
+
+def test_the_driver_has_its_own_while_a_task_waits(tmp_path: Path) -> None:
+    fill(tmp_path / "shelf", {"lent.py": ""})
+    archive = archive_of(tmp_path / "shelf")
+    packages = Packages(Package(Source(tmp_path / "shelf"), digest_of(archive), 1), ())
+    here = os.getcwd()
+    with shipped.shipped(packages, "x", lambda package: archive, is_driver=True):
+        import lent
+
+        for _ in range(2):
+            with shipped.waiting():
+                assert os.getcwd() == here
+                assert "lent" not in sys.modules
+            assert Path("lent.py").exists()
+            assert sys.modules["lent"] is lent
+    assert os.getcwd() == here
+    shipped.release("x")
 
 
 def test_the_current_directory_may_have_gone(tmp_path: Path) -> None:
