@@ -129,6 +129,7 @@ class Actions:
             spec.num_returns,
             spec.retry_on,
             spec.timeout is not None,
+            spec.packages,
         )
 
     def _halt(self, action: Halt) -> None:

@@ -105,6 +105,7 @@ def _setup(backend: Backend, runtime: Runtime) -> bytes:
         backend.capabilities.inline,
         f"{socket.gethostname()}:{os.getpid()}",
         getattr(backend.config, "log_to_driver", True),
+        backend.capabilities.shares_arguments,
     ).encode()
 
 

@@ -17,14 +17,16 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from polyexec import blocking, lanes, outcome
+from polyexec import blocking, lanes, outcome, shipped
 from polyexec.errors import ExecutorClosed, ForkedExecutor, ObjectLost
 from polyexec.feasibility import check_gang, check_own
+from polyexec.future import Future
 from polyexec.mailbox import Mailbox
 from polyexec.options import TaskOptions
 from polyexec.prepare import prepare_task
 from polyexec.runtime import Runtime, log_unretrieved
 from polyexec.session import ClusterResources, Entry, Info, Session, drivers
+from polyexec.shipping import Shipments
 from polyexec.spi import Backend
 from polyexec.stored import Head, Stored, Tag
 from polyexec.tasks import TaskData
@@ -70,6 +72,8 @@ class DriverSession(Session):
         self._loop = runtime.loop
         self._display = runtime.display
         self._owed = runtime.display.owed
+        in_place = backend.capabilities.shares_arguments
+        self._shipments = Shipments(lambda archive: Future(self, self.put(archive)), in_place=in_place)
         # Keeps the session alive: an executor that is dropped without close finishes its tasks, as those of
         # concurrent.futures do.
         atexit.register(self.close_at_exit)
@@ -90,11 +94,22 @@ class DriverSession(Session):
                 return [entry]
         capabilities = self._backend.capabilities
         shares = capabilities.shares_arguments
-        task = prepare_task(self.executor_id, function, args, kwargs, options, snapshot=not shares, keep_hook=True)
+        shipment = self._shipments.ship(options)
+        task = prepare_task(
+            self.executor_id,
+            function,
+            args,
+            kwargs,
+            options,
+            snapshot=not shares,
+            keep_hook=True,
+            packages=shipment.packages,
+        )
         runtime, spec = self._runtime, task.spec
         runtime.check_feasible(spec)
         if capabilities.inline and self._reserved:
             self._check_own(spec)
+        runtime.keep_folder(spec)
         entries = runtime.new_entries(spec.name, spec.num_returns)
         for value in (*spec.dependencies, *spec.references):
             runtime.objects.note(value, 1)
@@ -383,6 +398,7 @@ class DriverSession(Session):
             self._backend.close(kill=not self._runtime.drained.is_set())
         finally:
             self._runtime.stop(patience)
+            shipped.release(self.executor_id)
             self._closed.set()
 
     def close_at_exit(self) -> None:

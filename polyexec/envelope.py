@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from polyexec import outcome, output, payload
+from polyexec import outcome, output, payload, shipped
 from polyexec.errors import (
     BackendBroken,
     Interrupted,
@@ -29,6 +29,7 @@ from polyexec.errors import (
     SpecificationError,
     TaskExited,
 )
+from polyexec.packages import Package
 from polyexec.remote import RemoteSession
 from polyexec.session import current_session, process_session
 from polyexec.spi import Interrupts, Uplink
@@ -61,6 +62,17 @@ def prepare(setup: bytes) -> Stored | None:
         None, or the outcome to report for a call that this process cannot run.
     """
     return _prepare(setup).refusal
+
+
+def release(setup: bytes) -> None:
+    """Let go of what an executor has sent to this process, which lives on without it; it may come back.
+
+    Args:
+        setup: ``Host.setup``.
+    """
+    found = _prepared.get(setup)
+    if found is not None and found.setup is not None:
+        shipped.release(found.setup.executor_id)
 
 
 def refusal(message: str) -> Outcome:
@@ -230,19 +242,40 @@ class _Body:
             interrupts=self.interrupts,
             name=self.attempt.name,
             task_id=self.attempt.task_id,
+            packages=self.attempt.packages,
+            in_place=self.setup.in_place,
         )
         token = current_session.set(session)
         own_process = self.setup.exclusive and _is_own_process(self.setup)
         if own_process:
             process_session.append(session)
         try:
-            with surroundings(self.attempt, exclusive=self.setup.exclusive, own_process=own_process):
+            with (
+                surroundings(self.attempt, exclusive=self.setup.exclusive, own_process=own_process),
+                self._with_packages(),
+            ):
                 return self._interruptible(session)
         finally:
             session.finish_output()
             current_session.reset(token)
             if own_process:
                 process_session.remove(session)
+
+    def _with_packages(self) -> contextlib.AbstractContextManager[None]:
+        packages, setup = self.attempt.packages, self.setup
+        if packages is None:
+            return contextlib.nullcontext()
+        if setup.in_place:
+            return shipped.used_in_place(packages, exclusive=setup.exclusive)
+        return shipped.shipped(packages, setup.executor_id, self._archive, is_driver=not _is_own_process(setup))
+
+    def _archive(self, package: Package) -> bytes:
+        """Give the archive of what was sent along with the task."""
+        assert self.attempt.packages is not None
+        values = self.attempt.packages.values
+        stored = self.values[len(self.values) - len(values) + values.index(package.value)]
+        archive: bytes = outcome.decode(stored, self.attempt.name, stage="argument-load")
+        return archive
 
     def _interruptible(self, session: RemoteSession) -> Stored:
         def body() -> Stored:

@@ -9,7 +9,9 @@ from typing import Any
 
 import attrs
 
+from polyexec import packages
 from polyexec.errors import SpecificationError
+from polyexec.packages import Source
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -214,6 +216,8 @@ class TaskOptions:
             what no node has, that is the task's error, and what the task had ended with is its cause.
         timeout: seconds that one attempt may run.
         env: environment variables for the task alone.
+        working_dir: path of a folder; the task runs in a copy of it, and can import what is there.
+        py_modules: paths of folders, packages and files, or imported modules, of which the task can import copies.
         num_returns: number of Futures that the call gives.
         priority: a higher one starts first.
         infeasible: ``"error"``, or ``"wait"`` for a cluster that grows.
@@ -234,6 +238,8 @@ class TaskOptions:
     )
     timeout: float | None = attrs.field(default=None, converter=_optional_seconds)
     env: Mapping[str, str] = attrs.field(factory=dict, converter=_environment)
+    working_dir: Source | None = attrs.field(default=None, converter=packages.working_dir)
+    py_modules: tuple[Source, ...] = attrs.field(default=(), converter=packages.py_modules)
     num_returns: int = attrs.field(default=1, converter=_num_returns)
     priority: float = attrs.field(default=0, converter=_priority)
     infeasible: str = attrs.field(default="error", converter=_infeasible)

@@ -13,6 +13,7 @@ from polyexec import payload
 from polyexec.errors import SpecificationError, TaskTimeout
 from polyexec.future import Future
 from polyexec.options import TaskOptions
+from polyexec.packages import Packages
 from polyexec.payload import Reference
 from polyexec.placement import placement_of
 from polyexec.stored import Stored
@@ -44,6 +45,7 @@ def prepare_task(
     snapshot: bool,
     keep_hook: bool,
     role: Role = Role.TASK,
+    packages: Packages | None = None,
 ) -> Prepared:
     """Serialise a call.
 
@@ -56,6 +58,7 @@ def prepare_task(
         snapshot: copy buffers that the caller may change.
         keep_hook: leave the retry hook as it is, because the driver is here.
         role: what its body does.
+        packages: what is sent along with it.
 
     Returns:
         The task.
@@ -67,6 +70,7 @@ def prepare_task(
     if not callable(function):
         raise SpecificationError(f"submit takes a function and its arguments, but {function!r} is not callable")
     name = options.name or function_name(function)
+    assert packages is not None or (options.working_dir is None and not options.py_modules), "nothing was shipped"
     dependencies: list[int] = []
     call = (
         function,
@@ -79,7 +83,10 @@ def prepare_task(
     except Exception as error:
         raise payload.serialization_error("argument", name, roots(function, args, kwargs), error) from error
     spec = _spec(name, function, options, dependencies, _ids(executor_id, references), keep_hook)
-    return Prepared(attrs.evolve(spec, role=role) if role is not Role.TASK else spec, body, call)
+    if role is not Role.TASK or packages is not None:
+        needed = (*spec.dependencies, *(packages.values if packages is not None else ()))
+        spec = attrs.evolve(spec, role=role, packages=packages, dependencies=needed)
+    return Prepared(spec, body, call)
 
 
 def function_name(function: Callable[..., Any]) -> str:

@@ -17,12 +17,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from polyexec import lanes, outcome
+from polyexec import lanes, outcome, shipped
 from polyexec.errors import ForkedExecutor, Interrupted, ObjectLost, PolyexecError
+from polyexec.future import Future
 from polyexec.options import TaskOptions
 from polyexec.output import Output
+from polyexec.packages import Packages
 from polyexec.prepare import prepare_task
 from polyexec.session import ClusterResources, Entry, Info, Session
+from polyexec.shipping import Shipment, Shipments
 from polyexec.spi import Interrupts, Uplink
 from polyexec.stored import Buffer, Head, Stored, Tag
 from polyexec.wire import GangSpec
@@ -42,6 +45,8 @@ class RemoteSession(Session):
         speaker: the call of such a body in whose name this session asks; None for the body itself.
         name: of the task, for what it prints; None if what is printed now belongs to no task.
         task_id: of the task, for the same.
+        packages: what was sent along with the task.
+        in_place: see ``Setup``.
     """
 
     def __init__(
@@ -54,12 +59,17 @@ class RemoteSession(Session):
         speaker: int | None = None,
         name: str | None = "",
         task_id: int = 0,
+        packages: Packages | None = None,
+        in_place: bool = False,
     ) -> None:
         self.executor_id = executor_id
         self.uplink = uplink
         self.interrupts = interrupts
         self.name = name
         self.task_id = task_id
+        self.packages = packages
+        self.in_place = in_place
+        self._shipments: Shipments | None = None
         self._speaker = speaker
         self._outputs: dict[None, Output] = {}
         self._inline = inline
@@ -81,7 +91,17 @@ class RemoteSession(Session):
         self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
     ) -> list[Entry]:
         """Ask the driver to run a task."""
-        task = prepare_task(self.executor_id, function, args, kwargs, options, snapshot=False, keep_hook=False)
+        shipment = self._ship(options)
+        task = prepare_task(
+            self.executor_id,
+            function,
+            args,
+            kwargs,
+            options,
+            snapshot=False,
+            keep_hook=False,
+            packages=shipment.packages,
+        )
         with lanes.opened() if self._inline else contextlib.nullcontext() as lane:
             first, _ = self.ask("submit", task.spec, lane, value=task.body)
             if lane is not None:
@@ -90,6 +110,16 @@ class RemoteSession(Session):
             self.ask("served", first)
         count = task.spec.num_returns
         return [self._new_entry(first + i, task.spec.name, None if count == 1 else i) for i in range(count)]
+
+    def _ship(self, options: TaskOptions) -> Shipment:
+        if self._shipments is None:
+            if options.working_dir is None and not options.py_modules:
+                return Shipment(self.packages)
+            # Not before it is needed: the two refer to each other, and would wait for the garbage collector.
+            self._shipments = Shipments(
+                lambda archive: Future(self, self.put(archive)), in_place=self.in_place, given=self.packages
+            )
+        return self._shipments.ship(options)
 
     def put(self, value: Any) -> Entry:
         """Ask the driver to store a value."""
@@ -262,7 +292,8 @@ class RemoteSession(Session):
         data = None if value is None or apart else value.data
         message = pickle.dumps((kind, main, self._released(), fields, data, self._speaker))
         buffers = (value.data, *value.buffers) if value is not None and apart else ()
-        reply, values = self.uplink.request(Stored(message, buffers))
+        with shipped.waiting():
+            reply, values = self.uplink.request(Stored(message, buffers))
         status, answer = pickle.loads(reply)
         if status == "interrupted":
             raise Interrupted

@@ -92,6 +92,7 @@ class Requests:
     ) -> None:
         runtime = self._runtime
         runtime.check_feasible(spec)
+        runtime.keep_folder(spec)
         for entry_id in (*spec.dependencies, *spec.references):
             self._entry(entry_id)
         entries = runtime.new_entries(spec.name, spec.num_returns)

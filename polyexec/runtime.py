@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from polyexec import lanes, outcome
+from polyexec import folders, lanes, outcome
 from polyexec.actions import Actions
 from polyexec.callbacks import CallbackThread
 from polyexec.display import Display
@@ -300,6 +300,11 @@ class Runtime:
     def check_feasible(self, spec: TaskSpec) -> None:
         """Raise ``InfeasibleResources`` if no node could ever meet the request (R3). From any thread."""
         check_task(spec, self.capacity, self.scheduler.reservations.places)
+
+    def keep_folder(self, spec: TaskSpec) -> None:
+        """Let whatever is sent along with tasks be taken away when this process has ended. From any thread."""
+        if spec.packages is not None and spec.packages.values:
+            folders.hold(self.executor_id, is_driver=True)
 
     def put(self, entry: Entry, head: Head, handle: object | None, stored: Stored | None) -> None:
         """Take a value that a caller has stored; its entry may be in use already."""

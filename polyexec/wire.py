@@ -14,6 +14,7 @@ import attrs
 import polyexec
 from polyexec.errors import BackendBroken
 from polyexec.options import Resources
+from polyexec.packages import Packages
 from polyexec.placement import Placement
 
 
@@ -55,6 +56,7 @@ class TaskSpec:
         patient: wait for a node that does not exist yet.
         role: what its body does.
         placement: where it must run, None if it may anywhere.
+        packages: what was sent along with it; the values that hold it are the last of its dependencies.
     """
 
     name: str
@@ -73,6 +75,7 @@ class TaskSpec:
     patient: bool
     role: Role = Role.TASK
     placement: Placement | None = None
+    packages: Packages | None = None
 
 
 @attrs.frozen
@@ -143,6 +146,7 @@ class Setup:
         inline: bodies run in the thread that submits them.
         driver: host and process id of the driver.
         log_to_driver: what tasks print goes to the driver.
+        in_place: tasks use folders and modules where they are, instead of copies.
     """
 
     executor_id: str
@@ -153,6 +157,7 @@ class Setup:
     inline: bool
     driver: str
     log_to_driver: bool = False
+    in_place: bool = False
 
     def encode(self) -> bytes:
         """Give sealed bytes."""
@@ -180,6 +185,7 @@ class Attempt:
         num_returns: number of values that the function must return.
         retry_on: serialised exception types after which the task may run again, None for none.
         announce: say when the body starts.
+        packages: what was sent along with the task; the last of the values hold it.
     """
 
     call_id: int
@@ -193,6 +199,7 @@ class Attempt:
     num_returns: int
     retry_on: bytes | None
     announce: bool
+    packages: Packages | None = None
 
     def encode(self) -> bytes:
         """Give bytes; the versions are checked once, with the setup."""

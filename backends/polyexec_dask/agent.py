@@ -78,6 +78,7 @@ class Agent:
         """Drop the driver."""
         if self._link is not None:
             self._link.close()
+        envelope.release(self._setup)
 
     def _on_lost(self) -> None:
         for call_id in list(self._running):
@@ -87,6 +88,7 @@ class Agent:
             self._values.clear()
             self._changed.notify_all()
         self._requests.lose()
+        envelope.release(self._setup)
         for acknowledged in list(self._segments.values()):
             acknowledged.set()
 

@@ -44,7 +44,9 @@ SHARED_PROCESS = (
     ),
     Deviation(
         "D1",
-        "os.environ belongs to the process, and several tasks run in it at the same time",
-        "variables are set while the task runs, and other tasks see them meanwhile",
+        "os.environ, the current directory and the imported modules belong to the process, and several tasks run in "
+        "it at the same time",
+        "variables are set while the task runs, and other tasks see them meanwhile; modules are imported from where "
+        "they are, and stay; the current directory is that of the process",
     ),
 )

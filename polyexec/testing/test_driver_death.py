@@ -44,7 +44,7 @@ _SCRIPT = """
     if __name__ == "__main__":
         state, path, kind = sys.argv[2:5]
         inline, starts = kind == "inline", kind == "processes"
-        ex = polyexec.connect(sys.argv[1])
+        ex = polyexec.connect(sys.argv[1]).options(working_dir=sys.argv[5])
         stored = ex.put(bytearray(20_000_000))
         made = ex.submit(make, 20_000_000)
         made.result(60)
@@ -128,6 +128,8 @@ def test_a_killed_driver_leaves_no_worker(driver: Driver, before: Things, tmp_pa
         eventually(lambda: not then.memory_left(before), lambda: f"memory is left: {then.memory_left(before)}")
         eventually(lambda: not processes(before), lambda: f"left are {processes(before)}", _MINUTE)
         assert files(before), "nothing is left: the deviation need not be declared"
+        sent = [name for name in files(before) if "packages" in name]
+        assert not sent, f"what was sent along with tasks is left: {sent}"
 
     kill_a_driver(driver, before, str(tmp_path / "pids"), "SIGKILL", "busy", check)
 
@@ -158,7 +160,10 @@ def kill_a_driver(
 
     can = driver.target.capabilities
     kind = "inline" if can.inline else "processes" if can.processes else "threads"
-    ended = driver.run(_SCRIPT, state, path, kind, meanwhile=kill)
+    sent = driver.folder / "sent"
+    sent.mkdir()
+    (sent / "data.txt").write_text("goes along with the tasks")
+    ended = driver.run(_SCRIPT, state, path, kind, str(sent), meanwhile=kill)
     assert seen, ended.errors
     assert "killed by the suite" not in ended.errors, ended.errors
     assert ended.code == -signal.Signals[how], ended.errors

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 import os
+import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +24,18 @@ BAD_OPTIONS: dict[str, list[Any]] = {
     "retry": [3, "f"],
     "timeout": [-1, "5", math.inf, math.nan, True],
     "env": ["A=1", {"A": 1}, {1: "A"}],
+    "working_dir": [3, b"/tmp", "no-such-folder", __file__],
+    "py_modules": [
+        "text",
+        os,
+        3,
+        [3],
+        ["no-such-file.py"],
+        [os],
+        [polyexec],
+        [__file__ + "c"],
+        [sys.modules["__main__"]],
+    ],
     "num_returns": [0, -1, 1.0, "2", True],
     "priority": ["high", math.nan, math.inf, None],
     "infeasible": ["no", None, True],
@@ -41,6 +55,8 @@ GOOD_OPTIONS: dict[str, list[Any]] = {
     "retry": [None, print],
     "timeout": [None, 0, 0.5, 60],
     "env": [None, {}, {"OMP_NUM_THREADS": "4"}],
+    "working_dir": [None, "/", pathlib.Path("/")],
+    "py_modules": [None, (), [__file__], [pytest], [pathlib.Path(__file__).parent]],
     "num_returns": [1, 5],
     "priority": [-1, 0.5, 10],
     "infeasible": ["error", "wait"],
