@@ -63,7 +63,7 @@ class RayBackend(Backend):
         ),
     )
     capabilities: ClassVar[Capabilities] = Capabilities(
-        processes=True, assigns_gpus=True, queues_calls=True, remote=True, shares_memory=True
+        processes=True, assigns_gpus=True, queues_calls=True, remote=True, shares_memory=True, places_calls=True
     )
 
     config: RayConfig
@@ -221,6 +221,7 @@ class _Watched:
         self.executor_id = host.executor_id
         self.setup = host.setup
         self.started = host.started
+        self.placed = host.placed
         self.stopped = host.stopped
         self.request = host.request
         self.nodes_changed = host.nodes_changed
