@@ -111,7 +111,7 @@ class EventStream(Iterator[Event]):
     def _read(self) -> bool:
         """Get some more; False if that is all."""
         try:
-            portion = self._recorder.read(self._position, self._timeout)
+            portion = self._recorder.read(self._position, self._timeout, self._is_open)
         except queue.Empty:
             return False
         self._dropped += portion.first - self._position
@@ -119,6 +119,9 @@ class EventStream(Iterator[Event]):
         for row in portion.rows:
             self._fresh.extend(self._recorder.expand(row))
         return not portion.is_last
+
+    def _is_open(self) -> bool:
+        return not self._closed
 
     def close(self) -> None:
         """End the stream, and the wait of whoever iterates."""

@@ -91,7 +91,14 @@ class TimedCall(PlainCall):
     __slots__ = ("submitted",)
 
     def __init__(self, entry: Entry, function: PlainFunction, data: bytes) -> None:
-        super().__init__(entry, function, data)
+        # Not by calling the other one, because it is done for each call.
+        self.id = entry.id
+        self.entry = entry
+        self.function = function
+        self.data = data
+        self.seat = 0
+        self.cost = 0.0
+        self.dropped = False
         self.submitted = monotonic()
 
 

@@ -11,13 +11,13 @@ from time import monotonic
 
 from polyexec.express import Express
 from polyexec.plain import PlainCall, TimedCall
-from polyexec.recording import Recorder
+from polyexec.recording import LOOK, Recorder
 from polyexec.records import Ended
 from polyexec.spi import Outcome
 from polyexec.stored import VALUE_SECONDS, Head, Stored, Tag
 
-LOOK = 0.05
-"""Seconds between two looks; a call that is seen twice is recorded as running."""
+_SMALL = 128
+"""Bytes of an outcome that is kept as it is, because to take its head out of it would not save anything."""
 
 
 class PlainWatcher:
@@ -44,13 +44,14 @@ class PlainWatcher:
         """Take the outcome of a call that is a value and nothing else."""
         call = self._finish(seat, call_id, data)
         if type(call) is TimedCall:
-            if call_id in self._stories:
+            if self._stories and call_id in self._stories:
                 result = Outcome.of(Stored(data))
                 self._recorder.settled(call_id, 1, Tag.VALUE, Ended(call_id), result)
-                return call
-            seconds, pid = VALUE_SECONDS.unpack_from(data)
-            name, node, now = call.function.name, self._seats[seat].node, monotonic()
-            self._append((call_id, name, call.submitted, now, seconds, pid, node, len(call.data), len(data)))
+            else:
+                size = len(data)
+                head = data if size < _SMALL else data[: VALUE_SECONDS.size]
+                name, node = call.function.name, self._seats[seat].node
+                self._append((call_id, name, call.submitted, monotonic(), head, node, len(call.data), size))
         return call
 
     def ended(self, seat: int, call: PlainCall, head: Head, result: Outcome) -> None:
@@ -71,7 +72,7 @@ class PlainWatcher:
             self._recorder.given_up(call, error)
 
     def look(self) -> None:
-        """Look for calls that have been running for a while, if it is time."""
+        """Look for calls that have been running for a while, if it is time; to be called now and then."""
         now = monotonic()
         if now < self._next_look:
             return
@@ -83,9 +84,3 @@ class PlainWatcher:
                 self._seen[call.id] = before.get(call.id, now)
                 if call.id in before:
                     self._recorder.begun(call, seat.node, seat.pid, before[call.id])
-
-    def pause(self) -> float | None:
-        """Give the seconds until the next look, None if there is nothing to look at."""
-        if not any(seat.calls for seat in self._seats.values()):
-            return None
-        return max(0.0, self._next_look - monotonic())

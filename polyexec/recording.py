@@ -24,7 +24,7 @@ from polyexec.events import Event, EventKind
 from polyexec.mailbox import Mailbox
 from polyexec.plain import TimedCall
 from polyexec.records import Died, Ended, Ending, Failed, Task
-from polyexec.stored import Head, Outcome, Stored, Tag
+from polyexec.stored import VALUE_SECONDS, Head, Outcome, Stored, Tag
 
 if TYPE_CHECKING:
     from polyexec.loop import Loop
@@ -36,12 +36,15 @@ LIMIT = 500_000
 DELAY = 0.02
 """Seconds for which rows are gathered for readers who wait."""
 
+LOOK = 0.05
+"""Seconds between two looks at plain calls; one that is seen twice is recorded as running."""
+
 _CHUNK = 4096
 
 Row: TypeAlias = tuple[Any, ...]
 """Either the values of one event, its kind as a number first and the process id as its worker; or all of a plain call
-that has ended with a value, its id first: the name, the times of submission and end, the seconds that its body ran,
-process id, node, and bytes in and out."""
+that has ended with a value, its id first: the name, the times of submission and end, the head of its outcome, node,
+and bytes in and out."""
 
 _KINDS = tuple(EventKind)
 _SUBMITTED, _READY, _RUNNING, _RETRIED, _DONE, _FAILED, _CANCELLED = range(len(_KINDS))
@@ -98,6 +101,12 @@ class Recorder:
         pid: of the process in which all tasks run, 0 if they have processes of their own.
         data: what the runtime keeps of ordinary tasks.
         limit: rows to keep.
+
+    Attributes:
+        due: when ``tidy`` has something to do, by the monotonic clock.
+        append: adds a row.
+        stories: tasks that have not ended, and that more than one row tells of, by id.
+        hosts: names of machines by node.
     """
 
     def __init__(
@@ -119,19 +128,20 @@ class Recorder:
         self._chunks: deque[tuple[int, Sequence[Row]]] = deque()
         self._first_fresh = 0
         self._waiting: list[tuple[int, Callable[[Portion], None]]] = []
-        self._next_answer = 0.0
         self._ended = False
+        self.due = 0.0
         self.append = self._fresh.append
         recorders.add(self)
 
     # For readers, in any thread
 
-    def read(self, position: int, timeout: float | None) -> Portion:
+    def read(self, position: int, timeout: float | None, is_open: Callable[[], bool]) -> Portion:
         """Give rows from a position on. Blocks until there are some; raises ``queue.Empty`` when the time is over.
 
         Args:
             position: number of the first.
             timeout: seconds to wait, None for ever.
+            is_open: says whether the reader still wants to wait; ``wake`` lets it be asked again.
 
         Returns:
             Some of them, later ones if those are not kept any more; without rows if ``wake`` was called.
@@ -140,7 +150,7 @@ class Recorder:
         if loop is None:
             return self._portion(position)
         now = Mailbox[Portion](loop)
-        loop.post(self._answer, position, now.put, False)
+        loop.post(self._answer, position, now.put, None)
         portion = now.take()
         if portion.rows or portion.is_last:
             return portion
@@ -148,7 +158,7 @@ class Recorder:
         if timeout == 0:
             raise Empty
         later: SimpleQueue[Portion] = SimpleQueue()
-        loop.post(self._answer, position, later.put, True)
+        loop.post(self._answer, position, later.put, is_open)
         return blocking.take(later, timeout)
 
     def wake(self) -> None:
@@ -165,7 +175,8 @@ class Recorder:
                 _KINDS[kind], self._epoch + moment, task_id, name, attempt, parent, self._worker(node, pid), node, *rest
             )
             return
-        task_id, name, submitted, ended, seconds, pid, node, bytes_in, bytes_out = row
+        task_id, name, submitted, ended, head, node, bytes_in, bytes_out = row
+        seconds, pid = VALUE_SECONDS.unpack_from(head)
         worker, epoch = self._worker(node, pid), self._epoch
         begun = epoch + max(submitted, ended - seconds)
         yield Event(EventKind.SUBMITTED, epoch + submitted, task_id, name, bytes_in=bytes_in)
@@ -186,9 +197,9 @@ class Recorder:
         skipped = position - self._first_fresh
         return Portion(position, self._fresh[skipped:], self._ended)
 
-    def _answer(self, position: int, answer: Callable[[Portion], None], patient: bool) -> None:
+    def _answer(self, position: int, answer: Callable[[Portion], None], may_wait: Callable[[], bool] | None) -> None:
         portion = self._portion(position)
-        if patient and not portion.rows and not portion.is_last:
+        if may_wait is not None and not portion.rows and not portion.is_last and may_wait():
             self._waiting.append((position, answer))
         else:
             answer(portion)
@@ -198,27 +209,23 @@ class Recorder:
         for position, answer in waiting:
             answer(self._portion(position))
 
+    @property
+    def delay(self) -> float:
+        """The seconds within which ``tidy`` should be called again."""
+        return DELAY if self._waiting else LOOK
+
     def tidy(self) -> None:
-        """Let readers have what is new, and old rows go; to be called after each batch of the loop."""
+        """Let readers have what is new, and old rows go; to be called when it is ``due``."""
+        self.due = self._clock() + DELAY
         if len(self._fresh) >= _CHUNK:
             self._chunks.append((self._first_fresh, tuple(self._fresh)))
             self._first_fresh += len(self._fresh)
             self._fresh.clear()
             while self._first_fresh - self._chunks[0][0] > self._limit and len(self._chunks) > 1:
                 self._chunks.popleft()
-        if self._has_news():
-            now = self._clock()
-            if now >= self._next_answer:
-                self._next_answer = now + DELAY
-                self._answer_all()
-
-    def _has_news(self) -> bool:
         end = self._first_fresh + len(self._fresh)
-        return any(position < end for position, _ in self._waiting)
-
-    def pause(self) -> float | None:
-        """Give the seconds until ``tidy`` has something to do, None if that is not known."""
-        return max(0.0, self._next_answer - self._clock()) if self._has_news() else None
+        if any(position < end for position, _ in self._waiting):
+            self._answer_all()
 
     def end(self) -> None:
         """Note that nothing will happen any more."""

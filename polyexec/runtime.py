@@ -185,7 +185,7 @@ class Runtime:
             # Whoever was about to submit is told; from here on the backend may be closed.
             self.fail(ExecutorClosed("the executor was closed"))
             self.drained.set()
-        if self.recorder is not None:
+        if self.recorder is not None and time.monotonic() >= self.recorder.due:
             self._look_after(self.recorder)
 
     def schedule(self) -> bool:
@@ -210,7 +210,9 @@ class Runtime:
         timers = self.scheduler.timers.pause()
         plain = self.plain.pause() if self.plain is not None else None
         pause = timers if plain is None else plain if timers is None else min(timers, plain)
-        return pause if self.recorder is None else self._earlier(pause, self.recorder)
+        if self.recorder is None or (pause is not None and pause < self.recorder.delay):
+            return pause
+        return self.recorder.delay
 
     def drain(self) -> None:
         """Set ``drained`` as soon as there are no tasks."""
@@ -412,11 +414,6 @@ class Runtime:
         if self.plain is not None and self.plain.watcher is not None:
             self.plain.watcher.look()
         recorder.tidy()
-
-    def _earlier(self, pause: float | None, recorder: Recorder) -> float | None:
-        watcher = self.plain.watcher if self.plain is not None else None
-        pauses = (pause, recorder.pause(), None if watcher is None else watcher.pause())
-        return min((one for one in pauses if one is not None), default=None)
 
     def _settle_notes(self) -> None:
         self._notes_posted = False
