@@ -20,6 +20,7 @@ import attrs
 
 from polyexec import blocking
 from polyexec.endings import failure_of
+from polyexec.errors import ForkedExecutor
 from polyexec.events import Event, EventKind
 from polyexec.mailbox import Mailbox
 from polyexec.plain import TimedCall
@@ -96,7 +97,7 @@ class Recorder:
     """Keeps the latest rows of one executor.
 
     Args:
-        loop: of the executor.
+        loop: of the executor; None for one that nobody else writes to.
         label: names the executor.
         pid: of the process in which all tasks run, 0 if they have processes of their own.
         data: what the runtime keeps of ordinary tasks.
@@ -135,6 +136,11 @@ class Recorder:
 
     # For readers, in any thread
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it belongs to this process, and not to one that this was forked from."""
+        return self._own_pid == os.getpid()
+
     def read(self, position: int, timeout: float | None, is_open: Callable[[], bool]) -> Portion:
         """Give rows from a position on. Blocks until there are some; raises ``queue.Empty`` when the time is over.
 
@@ -149,6 +155,8 @@ class Recorder:
         loop = self._loop
         if loop is None:
             return self._portion(position)
+        if not self.is_here:
+            raise ForkedExecutor("these events are of an executor that was made before os.fork, in the parent process")
         now = Mailbox[Portion](loop)
         loop.post(self._answer, position, now.put, None)
         portion = now.take()
@@ -195,7 +203,7 @@ class Recorder:
                 skipped = max(0, position - first)
                 return Portion(first + skipped, rows[skipped:], False)
         skipped = position - self._first_fresh
-        return Portion(position, self._fresh[skipped:], self._ended)
+        return Portion(position, self._fresh[skipped:], self._ended or self._loop is None)
 
     def _answer(self, position: int, answer: Callable[[Portion], None], may_wait: Callable[[], bool] | None) -> None:
         portion = self._portion(position)
@@ -221,7 +229,7 @@ class Recorder:
             self._chunks.append((self._first_fresh, tuple(self._fresh)))
             self._first_fresh += len(self._fresh)
             self._fresh.clear()
-            while self._first_fresh - self._chunks[0][0] > self._limit and len(self._chunks) > 1:
+            while len(self._chunks) > 1 and self._first_fresh - self._chunks[1][0] >= self._limit:
                 self._chunks.popleft()
         end = self._first_fresh + len(self._fresh)
         if any(position < end for position, _ in self._waiting):
@@ -401,4 +409,4 @@ _ended_last: list[Recorder] = []
 
 def all_recorders() -> list[Recorder]:
     """Give all recorders that still exist, in the order of their beginning. From any thread."""
-    return sorted(recorders, key=lambda recorder: recorder.began)
+    return sorted((one for one in recorders if one.is_here), key=lambda recorder: recorder.began)

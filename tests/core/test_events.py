@@ -14,7 +14,7 @@ import pytest
 
 import polyexec
 from polyexec import Event, EventKind, Executor, trace
-from polyexec.events import ENDS, EventStream
+from polyexec.events import EventStream
 from polyexec.plain import PlainFunction, TimedCall
 from polyexec.recording import Recorder
 from polyexec.records import Task
@@ -23,6 +23,7 @@ from polyexec.statistics import Spread
 from polyexec.stored import value_head
 
 from .gates import LIMIT
+from .recorded import check_story
 
 LOCAL = ["serial", "threads?workers=2", "process?workers=2"]
 
@@ -238,21 +239,3 @@ def test_many_tasks_have_their_stories(specification: str) -> None:
     ends = [story[-1].kind for story in stories.values()]
     assert ends.count(EventKind.FAILED) == 50
     assert ends.count(EventKind.CANCELLED) >= sum(cancelled)
-
-
-def check_story(story: list[Event], *, ended: bool = True) -> None:
-    """Check that the events of one task make sense."""
-    following: dict[EventKind | None, set[EventKind]] = {
-        None: {EventKind.SUBMITTED},
-        EventKind.SUBMITTED: {EventKind.READY, EventKind.FAILED, EventKind.CANCELLED},
-        EventKind.READY: {EventKind.READY, EventKind.RUNNING, EventKind.FAILED, EventKind.CANCELLED},
-        EventKind.RUNNING: {EventKind.READY, EventKind.RETRIED, *ENDS},
-        EventKind.RETRIED: {EventKind.READY, EventKind.FAILED, EventKind.CANCELLED},
-    }
-    before: EventKind | None = None
-    for event in story:
-        assert event.kind in following[before], story
-        before = event.kind
-    times = [event.time for event in story]
-    assert times == sorted(times), story
-    assert not ended or before in ENDS
