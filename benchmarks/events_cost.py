@@ -54,8 +54,8 @@ def main() -> None:
     """Measure the backends that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("backends", nargs="*", default=["process?workers=2", "threads?workers=2"])
-    parser.add_argument("--pairs", type=int, default=60)
-    parser.add_argument("--count", type=int, default=4000)
+    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--count", type=int, default=2000)
     arguments = parser.parse_args()
     for specification in arguments.backends:
         compare(specification, arguments.pairs, arguments.count)
