@@ -13,7 +13,7 @@ export NO_MKDOCS_2_WARNING := 1
 unexport POLYEXEC_BACKEND POLYEXEC_REQUIRE PYTHONPATH PYTHONHOME
 
 .NOTPARALLEL:
-.PHONY: demo test lint types unit suite backends benchmarks conformance packaging docs bench bench-local soak-local table clean
+.PHONY: demo test lint types unit suite backends benchmarks conformance packaging docs bench bench-local bench-events soak-local table clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py $(BACKENDS)
@@ -77,6 +77,10 @@ bench: $(READY)
 # Against other local executors; takes a quarter of an hour on a quiet machine.
 bench-local: $(READY)
 	@$(BIN)/python benchmarks/local_engine.py --json docs/benchmarks/local-engine.json --table docs/benchmarks/local-engine.md
+
+# What recording events costs, in rounds with and without it.
+bench-events: $(READY)
+	@$(BIN)/python benchmarks/events_cost.py
 
 # The long form of the tests of crashes and leaks: 100 000 tasks, 1 000 kills.
 soak-local: $(READY)

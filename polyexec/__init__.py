@@ -28,28 +28,36 @@ if TYPE_CHECKING:
         Unsupported,
         WorkerDied,
     )
+    from polyexec.events import Event, EventKind, EventStream
     from polyexec.executor import Executor, current, task
     from polyexec.future import Future
     from polyexec.options import NodeAffinity, Resources, TaskOptions
     from polyexec.reservation import Reservation
     from polyexec.session import ClusterResources, Info, NodeInfo
+    from polyexec.statistics import FunctionStats, Spread, Stats
 else:
     # Names are imported when they are first used: a worker process needs few of them, and its start is waited for.
     _MODULES = {
         "ClusterResources": "session",
+        "Event": "events",
+        "EventKind": "events",
+        "EventStream": "events",
         "Executor": "executor",
+        "FunctionStats": "statistics",
         "Future": "future",
         "Info": "session",
         "NodeAffinity": "options",
         "NodeInfo": "session",
         "Reservation": "reservation",
         "Resources": "options",
+        "Spread": "statistics",
+        "Stats": "statistics",
         "TaskOptions": "options",
         "connect": "connection",
         "current": "executor",
         "task": "executor",
     }
-    _SUBMODULES = frozenset({"config", "errors", "options", "spi"})
+    _SUBMODULES = frozenset({"config", "errors", "options", "spi", "trace"})
 
     def __getattr__(name):
         from importlib import import_module
@@ -75,9 +83,13 @@ __all__ = [
     "BackendUnavailable",
     "ClusterResources",
     "DeadlockError",
+    "Event",
+    "EventKind",
+    "EventStream",
     "Executor",
     "ExecutorClosed",
     "ForkedExecutor",
+    "FunctionStats",
     "Future",
     "InfeasibleResources",
     "Info",
@@ -93,6 +105,8 @@ __all__ = [
     "Resources",
     "SerializationError",
     "SpecificationError",
+    "Spread",
+    "Stats",
     "TaskCancelled",
     "TaskExited",
     "TaskOptions",

@@ -39,6 +39,7 @@ from polyexec.tasks import TaskData, revise_task
 from polyexec.wire import Attempt, Role, TaskSpec
 
 if TYPE_CHECKING:
+    from polyexec.recording import Recorder
     from polyexec.runtime import Runtime
 
 _logger = logging.getLogger("polyexec")
@@ -77,7 +78,7 @@ class Actions:
     def _start(self, action: Start) -> None:
         if action.is_seat:
             assert self._runtime.plain is not None
-            self._runtime.plain.granted(action.call)
+            self._runtime.plain.granted(action.call, action.grant.node)
             return
         data = self.data[action.task]
         spec = data.spec
@@ -93,6 +94,8 @@ class Actions:
         lease = Lease(ledger.node_of(action.grant.node), spec.request, ledger.gpu_ids(action.grant))
         attempt = self._attempt(action, spec, lease)
         values = [self._runtime.value_of(entry) for entry in needed]
+        if self._runtime.recorder is not None:
+            self._note_start(self._runtime.recorder, action, spec)
         call = Call(
             action.call,
             action.task,
@@ -114,6 +117,12 @@ class Actions:
             _logger.debug("backend refused call %d", action.call, exc_info=True)
             stored = outcome.encode_error(BackendBroken(f"cannot start task {spec.name!r}: {error}"))
             self._runtime.take_outcome(action.call, Outcome.of(stored))
+
+    def _note_start(self, recorder: Recorder, action: Start, spec: TaskSpec) -> None:
+        entries = self._runtime.objects.entries
+        size = sum(entries[value].nbytes for value in spec.dependencies)
+        runs = not (action.queued or self._runtime.backend.capabilities.places_calls)
+        recorder.handed(action.task, action.attempt, action.grant.node, size, runs=runs)
 
     def _attempt(self, action: Start, spec: TaskSpec, lease: Lease) -> Attempt:
         assigns = self._runtime.backend.capabilities.assigns_gpus
@@ -145,8 +154,12 @@ class Actions:
             head, _ = Head.decode(data.last.head)
             self._runtime.objects.settle(data.entries, head, data.last.stored, data.last.handle)
             self.call_back(data.entries)
+            error = None
         else:
-            self.settle_all(data.entries, self._stored_ending(data, ending))
+            error = self._stored_ending(data, ending)
+            self.settle_all(data.entries, error)
+        if self._runtime.recorder is not None:
+            self._runtime.recorder.settled(action.task, action.attempts, action.tag, ending, data.last, error)
         if action.tag is not Tag.VALUE or not self._runtime.lineage.keep(data, action.attempts):
             self.release(data)
         if data.lane is not None:

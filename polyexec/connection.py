@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from polyexec import registry
+from polyexec.config import boolean
 from polyexec.errors import BackendNotFound, BackendUnavailable, SpecificationError
 from polyexec.registry import Choice
 from polyexec.spi import Backend, EngineInfo
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from polyexec.runtime import Runtime
     from polyexec.session import Info
 
+_EVENTS = "POLYEXEC_EVENTS"
 _logger = logging.getLogger("polyexec")
 
 
-def connect(specification: str | Any = None) -> Executor:
+def connect(specification: str | Any = None, *, events: bool | None = None) -> Executor:
     """Start or reach an engine, and give an executor on it.
 
     Blocks until the engine is there. Writes one INFO line to the logger ``polyexec`` (S15).
@@ -31,6 +33,8 @@ def connect(specification: str | Any = None) -> Executor:
     Args:
         specification: ``"NAME"`` or ``"NAME?key=value&..."``, or an instance of a backend's configuration class. By
             default the text in ``POLYEXEC_BACKEND``, and without that ``"process"``.
+        events: record what happens to the tasks (E1), for ``Executor.events``, ``Executor.stats`` and
+            ``polyexec.trace``; by default as ``POLYEXEC_EVENTS`` says, and without that not.
 
     Returns:
         The executor; close it, or use it as a context manager.
@@ -43,17 +47,28 @@ def connect(specification: str | Any = None) -> Executor:
         BackendLost: nobody answers at the address.
     """
     began = time.perf_counter()
+    recorded = _recorded(events)
     backend, choice = _backend(specification)
     take_back = backend.begin()
     try:
-        return _executor(backend, choice, began)
+        return _executor(backend, choice, began, recorded)
     except BaseException:
         if take_back is not None:
             take_back()
         raise
 
 
-def _executor(backend: Backend, choice: Choice, began: float) -> Executor:
+def _recorded(events: bool | None) -> bool:
+    text = os.environ.get(_EVENTS, "")
+    if events is not None or not text:
+        return bool(events)
+    try:
+        return boolean(text)
+    except ValueError as error:
+        raise SpecificationError(f"{_EVENTS}: {error}") from None
+
+
+def _executor(backend: Backend, choice: Choice, began: float, recorded: bool) -> Executor:
     from polyexec.driver import DriverSession
     from polyexec.executor import Executor
     from polyexec.runtime import Runtime
@@ -63,6 +78,8 @@ def _executor(backend: Backend, choice: Choice, began: float) -> Executor:
     engine = backend.open(runtime)
     info = _info(backend, choice, engine, time.perf_counter() - began)
     session = DriverSession(backend, runtime, info)
+    if recorded:
+        session.recorder(begin=True)
     _logger.info("%s", info)
     return Executor(session)
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polyexec import blocking, lanes, outcome, shipped
 from polyexec.errors import ExecutorClosed, ForkedExecutor, ObjectLost
@@ -31,6 +31,9 @@ from polyexec.spi import Backend
 from polyexec.stored import Head, Stored, Tag
 from polyexec.tasks import TaskData
 from polyexec.wire import GangSpec, TaskSpec
+
+if TYPE_CHECKING:
+    from polyexec.recording import Recorder
 
 GRACE = 2.0
 """Seconds that running tasks get to end when they are cancelled by ``close``, before they are killed."""
@@ -335,6 +338,18 @@ class DriverSession(Session):
         # A finaliser may run in the loop, which cannot wait for itself.
         if not self._runtime.in_loop():
             done.take()
+
+    def recorder(self, *, begin: bool) -> Recorder | None:
+        """Give the recorder; it is complete from here on for whoever submits afterwards."""
+        self._check_process()
+        runtime = self._runtime
+        if runtime.recorder is None and begin:
+            if runtime.closing:
+                raise ExecutorClosed("the executor is closed, and was not recorded; connect with events=True")
+            begun: Mailbox[Recorder] = Mailbox(self._loop)
+            runtime.post(lambda: begun.put(runtime.record()))
+            return begun.take()
+        return runtime.recorder
 
     def pin(self, entry_id: int, name: str, item: int | None) -> Entry:
         """Give the entry for one more Future."""

@@ -18,6 +18,11 @@ from polyexec.session import ClusterResources, Info, Session, session_for, sessi
 if TYPE_CHECKING:
     from polyexec.reservation import Reservation
 
+if TYPE_CHECKING:
+    from polyexec.events import EventStream
+    from polyexec.recording import Recorder
+    from polyexec.statistics import Stats
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -239,6 +244,48 @@ class Executor:
         """Give what there is and what is left, in all and by node (R4)."""
         return self._here().resources()
 
+    def events(self, *, timeout: float | None = None) -> EventStream:
+        """Give what happens to the tasks, oldest first (E1).
+
+        The first call lets recording begin, if ``connect(..., events=True)`` or ``POLYEXEC_EVENTS=1`` has not; tasks
+        that were submitted before are not recorded. The latest 500 000 records are kept, in up to about 150 MB of
+        memory. An event can be read about 0.02 s after it happened. Only of small calls without options, of which
+        there may be very many, all events come at once, when the call has ended or has been running for 0.1 s.
+
+        Args:
+            timeout: seconds to wait for the next event before the iteration ends; None to wait until the executor is
+                closed, 0 to take what is there. To iterate again goes on where it ended.
+
+        Returns:
+            An iterator, which may be closed. What was recorded can still be read when the executor has been closed.
+
+        Raises:
+            SpecificationError: the executor is that of a task; events are the driver's.
+            ExecutorClosed: the executor has been closed, and was not recorded.
+        """
+        from polyexec.events import EventStream
+
+        recorder = self._here().recorder(begin=True)
+        assert recorder is not None
+        return EventStream(recorder, timeout)
+
+    def stats(self) -> Stats:
+        """Sum up what was recorded: how many tasks of each function, how long they ran and waited (E1).
+
+        Blocks while the records are counted, for some seconds if there are very many.
+
+        Returns:
+            The numbers; ``print`` shows them as a table.
+
+        Raises:
+            SpecificationError: nothing is recorded, or the executor is that of a task.
+        """
+        from polyexec.events import EventStream
+        from polyexec.statistics import Stats, summarize
+
+        stream = EventStream(recorder_of(self), 0)
+        return Stats(summarize(stream), stream.dropped)
+
     def close(self, *, cancel_pending: bool = False) -> None:
         """End the executor, and leave no thread, process or descriptor (F9).
 
@@ -273,6 +320,16 @@ class Executor:
         if not own:
             return self._options
         return self._options.evolve(**{name: value for name, value in own.items() if name not in self._chosen})
+
+
+def recorder_of(executor: Executor) -> Recorder:
+    """Give what records the tasks of an executor; raises as ``Executor.stats`` does."""
+    recorder = executor._here().recorder(begin=False)
+    if recorder is None:
+        raise SpecificationError(
+            "nothing is recorded: connect with events=True, set POLYEXEC_EVENTS=1, or call events() first"
+        )
+    return recorder
 
 
 def _restore(executor_id: str, options: TaskOptions, chosen: frozenset[str]) -> Executor:

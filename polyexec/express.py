@@ -57,6 +57,8 @@ class Seat:
         calls: handed over and not reported, in the order of their start.
         load: seconds that they cost together.
         since: when the first of them came first.
+        node: where its worker is.
+        pid: the worker's process id, 0 if unknown.
     """
 
     id: int
@@ -64,6 +66,8 @@ class Seat:
     calls: dict[int, PlainCall] = attrs.field(factory=dict)
     load: float = 0.0
     since: float = 0.0
+    node: str = ""
+    pid: int = 0
 
 
 @attrs.frozen
@@ -123,16 +127,16 @@ class Express:
 
     # Events
 
-    def granted(self, seat_id: int) -> None:
+    def granted(self, seat_id: int, node: str = "") -> None:
         """Learn that the scheduler has granted a seat that was asked for."""
         self.asked -= 1
-        self.seats[seat_id] = Seat(seat_id)
+        self.seats[seat_id] = Seat(seat_id, node=node)
 
-    def seated(self, seat_id: int) -> None:
+    def seated(self, seat_id: int, pid: int = 0) -> None:
         """Learn that a seat has a worker."""
         seat = self.seats.get(seat_id)
         if seat is not None:
-            seat.state = SeatState.OPEN
+            seat.state, seat.pid = SeatState.OPEN, pid
 
     def refused(self, seat_id: int) -> None:
         """Learn that no worker would start for a seat; the scheduler will try again."""

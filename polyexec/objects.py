@@ -107,6 +107,8 @@ class ObjectTable:
             self._contents[entry.id] = content
             self.refer(head.references)
             entry.stored, entry.handle = stored, handle
+            if handle is not None:
+                entry.size = head.size
             entry.running = False
             entry.tag = Tag.ERROR if head.tag is Tag.BROKEN else head.tag
             entry.notify()

@@ -20,7 +20,7 @@ from polyexec.errors import (
     TaskCancelled,
 )
 from polyexec.payload import Reference
-from polyexec.stored import VALUE_MARK, VALUE_SECONDS, Buffer, Flag, Head, Stored, Tag
+from polyexec.stored import VALUE_MARK, VALUE_SECONDS, Buffer, Flag, Head, Stored, Tag, process_id
 
 CHAIN_LIMIT = 16
 FRAME_LIMIT = 200
@@ -65,7 +65,8 @@ def encode_value(
     except Exception as error:
         raise payload.serialization_error(stage, task, [(stage, value)], error) from error
     ids = tuple(reference.reference_id for reference in references)
-    return Stored(Head(Tag.VALUE, duration=duration, references=ids).encode() + stored.data, stored.buffers)
+    head = Head(Tag.VALUE, duration=duration, references=ids, pid=process_id(), size=stored.nbytes)
+    return Stored(head.encode() + stored.data, stored.buffers)
 
 
 def encode_error(
@@ -84,7 +85,7 @@ def encode_error(
     """
     chain = _chain(error)
     links = tuple(attrs.astuple(_link(link), recurse=False) for link in chain)
-    head = Head(tag, flags, duration, summary=f"{links[0][0]}: {links[0][1]}"[:300])
+    head = Head(tag, flags, duration, summary=f"{links[0][0]}: {links[0][1]}"[:300], pid=process_id())
     body = payload.dump((links, _traceback_text(chain)))
     return Stored(head.encode() + body.data, body.buffers)
 

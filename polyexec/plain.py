@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 from opcode import opmap
+from time import monotonic
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,27 @@ class PlainCall:
         self.seat = 0
         self.cost = 0.0
         self.dropped = False
+
+
+class TimedCall(PlainCall):
+    """One plain call of which a record is made.
+
+    Attributes:
+        submitted: when it was made, by the monotonic clock.
+    """
+
+    __slots__ = ("submitted",)
+
+    def __init__(self, entry: Entry, function: PlainFunction, data: bytes) -> None:
+        # Not by calling the other one, because it is done for each call.
+        self.id = entry.id
+        self.entry = entry
+        self.function = function
+        self.data = data
+        self.seat = 0
+        self.cost = 0.0
+        self.dropped = False
+        self.submitted = monotonic()
 
 
 class FunctionTable:

@@ -16,7 +16,7 @@ from polyexec import payload
 from polyexec.express import AskForSeat, Express, ExpressAction, Hand, Leave, Recall
 from polyexec.ledger import need_of
 from polyexec.options import Resources, TaskOptions
-from polyexec.plain import FunctionTable, PlainCall, dump_arguments, dump_call, joined
+from polyexec.plain import FunctionTable, PlainCall, TimedCall, dump_arguments, dump_call, joined
 from polyexec.prepare import function_name, roots
 from polyexec.records import Task
 from polyexec.session import Entry
@@ -26,6 +26,8 @@ from polyexec.tasks import TaskData
 from polyexec.wire import TaskSpec
 
 if TYPE_CHECKING:
+    from polyexec.plain_watch import PlainWatcher
+    from polyexec.recording import Recorder
     from polyexec.runtime import Runtime
 
 _LOOK_AROUND = 1e-3
@@ -59,6 +61,9 @@ class PlainCalls:
         self._functions = FunctionTable()
         self._chases: list[_Chase] = []
         self._next_look = 0.0
+        self._make_call: type[PlainCall] = PlainCall
+        self._take_value: Callable[[int, int, bytes], PlainCall | None] = self._finish_quickly
+        self.watcher: PlainWatcher | None = None
         self.express = Express(time.monotonic, self._make_ordinary)
 
     # For any thread
@@ -93,7 +98,7 @@ class PlainCalls:
         entry = Entry(self._runtime.new_id(), known.name)
         entry.count = 1
         entry.loose = True
-        entry.plain = PlainCall(entry, known, data)
+        entry.plain = self._make_call(entry, known, data)
         express = self.express
         express.pending.append(entry.plain)
         if express.hungry:
@@ -151,6 +156,13 @@ class PlainCalls:
             return 0.0
         return self.express.pause()
 
+    def record(self, recorder: Recorder) -> None:
+        """Have a record made of all calls that come from now on."""
+        from polyexec.plain_watch import PlainWatcher
+
+        self.watcher = PlainWatcher(recorder, self.express, self._finish_quickly)
+        self._make_call, self._take_value = TimedCall, self.watcher.take_value
+
     @property
     def is_empty(self) -> bool:
         """Whether there is no call that has not ended."""
@@ -162,36 +174,38 @@ class PlainCalls:
         """Whether calls have been handed over that have not ended."""
         return any(seat.calls for seat in self.express.seats.values())
 
-    def granted(self, seat: int) -> None:
+    def granted(self, seat: int, node: str) -> None:
         """Take a seat from the scheduler."""
-        self.express.granted(seat)
+        self.express.granted(seat, node)
         self._seats.open(seat)
 
-    def seated(self, seat: int) -> None:
+    def seated(self, seat: int, pid: int = 0) -> None:
         """Learn that a seat has a worker."""
-        self.express.seated(seat)
+        self.express.seated(seat, pid)
 
     def finished(self, seat: int, call_id: int, outcome: bytes | Outcome) -> None:
         """Take the outcome of a call."""
         if isinstance(outcome, bytes):
             if outcome.startswith(VALUE_MARK):
-                self._finish_quickly(seat, call_id, outcome)
+                self._take_value(seat, call_id, outcome)
                 return
             outcome = Outcome.of(Stored(outcome))
         head, _ = Head.decode(outcome.head)
         call = self.express.finished(seat, call_id, head.duration)
         if call is not None:
             self._settle(call.entry, head, outcome.stored, outcome.handle)
+            if self.watcher is not None:
+                self.watcher.ended(seat, call, head, outcome)
 
-    def _finish_quickly(self, seat: int, call_id: int, data: bytes) -> None:
-        """Take the outcome of a call that is a value and nothing else; see ``VALUE_MARK``."""
+    def _finish_quickly(self, seat: int, call_id: int, data: bytes) -> PlainCall | None:
+        """Take the outcome of a call that is a value and nothing else; see ``VALUE_MARK``. Gives the call."""
         call = self.express.finished(seat, call_id, VALUE_SECONDS.unpack_from(data)[0])
         if call is None:
-            return
+            return None
         entry = call.entry
         if not entry.loose or entry.watched:
             self._settle(entry, Head(), Stored(data), None)
-            return
+            return call
         entry.plain = None
         entry.attempts = 1
         entry.stored = Stored(data)
@@ -202,6 +216,7 @@ class PlainCalls:
         entry.notify()
         if entry.callbacks:
             self._runtime.call_back([entry])
+        return call
 
     def _settle(self, entry: Entry, head: Head, stored: Stored | None, handle: object | None) -> None:
         entry.plain = None
@@ -243,6 +258,8 @@ class PlainCalls:
 
     def _promote(self, call: PlainCall) -> None:
         seat = call.seat
+        if self.watcher is not None:
+            self.watcher.promoted(call)
         self.express.promoted(call)
         task, data = self._as_task(call)
         self._runtime.scheduler.promote(seat, task, call.id)
@@ -254,7 +271,7 @@ class PlainCalls:
         call.dropped = True
         self._runtime.scheduler.underway.discard(call.id)
         task, data = self._as_task(call)
-        self._runtime.take_task(task, data)
+        self._runtime.take_task(task, data, call.submitted if isinstance(call, TimedCall) else None)
 
     def _as_task(self, call: PlainCall) -> tuple[Task, TaskData]:
         entry = call.entry
@@ -326,5 +343,7 @@ class PlainCalls:
             self._runtime.expose(call.entry)
             self._runtime.settle_all([call.entry], self._runtime.failure)
             self._runtime.scheduler.underway.discard(call.id)
+            if self.watcher is not None:
+                self.watcher.given_up(call, self._runtime.failure)
         self._end_chases()
         self.express.hungry = True

@@ -3,7 +3,8 @@
 State and who owns it
     The scheduler, the actions and the requests belong to the loop's thread. Other threads reach it only by
     ``post``, a queue that is safe to use inside any other code. Entries are shared as ``ObjectTable`` says. What the
-    loop publishes for others to read, ``capacity`` and ``failure``, are single attributes that it replaces as a whole;
+    loop publishes for others to read, ``capacity``, ``failure`` and ``recorder``, are single attributes that it
+    replaces as a whole;
     ``closing`` is set once, by whoever closes.
     No user code and no deserialisation of user data runs in the loop.
 """
@@ -12,10 +13,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from polyexec import folders, lanes, outcome
 from polyexec.actions import Actions
@@ -39,6 +42,9 @@ from polyexec.stored import Flag, Head, Outcome, Stored, Tag
 from polyexec.tasks import TaskData
 from polyexec.tidings import Tidings
 from polyexec.wire import TaskSpec
+
+if TYPE_CHECKING:
+    from polyexec.recording import Recorder
 
 QUEUE_LIMIT = 256
 _logger = logging.getLogger("polyexec")
@@ -80,6 +86,8 @@ class Runtime:
         self._notes_posted = False
         self._draining = False
         self.plain: PlainCalls | None = None
+        self.recorder: Recorder | None = None
+        self._is_over = False
         self.loop = Loop("polyexec-loop", self._pause, self._advance, self._internal_error)
         self.post = self.loop.post
 
@@ -104,6 +112,7 @@ class Runtime:
         self.display.stop(patience)
         self.post(self.fail, ExecutorClosed("the executor was closed before the task ended"))
         self.post(self.objects.let_go)
+        self.post(self._end_recording)
         self.loop.stop()
         self.hooks.stop(patience)
         self.callbacks.stop(patience)
@@ -140,6 +149,11 @@ class Runtime:
     def started(self, call_id: int) -> None:
         """See ``Host``."""
         self.post(self.scheduler.started, call_id)
+
+    def placed(self, call_id: int, pid: int) -> None:
+        """See ``Host``."""
+        if self.recorder is not None:
+            self.post(self._note_place, call_id, pid)
 
     def finished(self, call_id: int, outcome: Outcome) -> None:
         """See ``Host``."""
@@ -194,6 +208,8 @@ class Runtime:
             # Whoever was about to submit is told; from here on the backend may be closed.
             self.fail(ExecutorClosed("the executor was closed"))
             self.drained.set()
+        if self.recorder is not None and time.monotonic() >= self.recorder.due:
+            self._look_after(self.recorder)
 
     def schedule(self) -> bool:
         """Let the scheduler decide, and carry it out; say whether it had anything to do."""
@@ -216,7 +232,10 @@ class Runtime:
     def _pause(self) -> float | None:
         timers = self.scheduler.timers.pause()
         plain = self.plain.pause() if self.plain is not None else None
-        return timers if plain is None else plain if timers is None else min(timers, plain)
+        pause = timers if plain is None else plain if timers is None else min(timers, plain)
+        if self.recorder is None or (pause is not None and pause < self.recorder.delay):
+            return pause
+        return self.recorder.delay
 
     def drain(self) -> None:
         """Set ``drained`` as soon as there are no tasks."""
@@ -264,9 +283,11 @@ class Runtime:
         """Let go of what a task has referred to."""
         self._actions.release(data)
 
-    def take_task(self, task: Task, data: TaskData) -> None:
-        """Let the scheduler have a task."""
+    def take_task(self, task: Task, data: TaskData, moment: float | None = None) -> None:
+        """Let the scheduler have a task, which was submitted at a time of the monotonic clock, or now."""
         self._actions.data[task.id] = data
+        if self.recorder is not None:
+            self.recorder.submitted(task, data.body.nbytes, moment)
         self.scheduler.submit(task)
 
     def adopt(self, call_id: int, data: TaskData) -> None:
@@ -397,6 +418,40 @@ class Runtime:
             assert result.stored is not None
             self.fail(result.stored)
 
+    # Recording
+
+    def record(self) -> Recorder:
+        """Record what happens from now on to the tasks that come from now on."""
+        # Most executors are not recorded.
+        from polyexec.recording import Recorder
+
+        if self.recorder is None:
+            pid = 0 if self.backend.capabilities.processes else os.getpid()
+            recorder = Recorder(self.loop, f"{self.info.backend} {self.executor_id}", pid=pid, data=self._actions.data)
+            recorder.hosts.update((node.id, node.host) for node in self.backend.nodes())
+            self.scheduler.observer = recorder
+            if self.plain is not None:
+                self.plain.record(recorder)
+            self.recorder = recorder
+        if self._is_over:
+            self.recorder.end()
+        return self.recorder
+
+    def _end_recording(self) -> None:
+        self._is_over = True
+        if self.recorder is not None:
+            self.recorder.end()
+
+    def _note_place(self, call_id: int, pid: int) -> None:
+        task_id = self._actions.calls.get(call_id)
+        if self.recorder is not None and task_id is not None:
+            self.recorder.placed(task_id, pid)
+
+    def _look_after(self, recorder: Recorder) -> None:
+        if self.plain is not None and self.plain.watcher is not None:
+            self.plain.watcher.look()
+        recorder.tidy()
+
     def _settle_notes(self) -> None:
         self._notes_posted = False
         self.objects.settle_notes()
@@ -409,6 +464,8 @@ class Runtime:
         self.scheduler.ledger.update(nodes)
         self.scheduler.nodes_changed()
         self.capacity = tuple(NodeState.of_node(node) for node in nodes if node.alive)
+        if self.recorder is not None:
+            self.recorder.hosts.update((node.id, node.host) for node in nodes)
         if self.plain is not None:
             self.plain.express.limit = sum(node.has("cpus") // UNIT for node in self.capacity)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from polyexec import deadlock
 from polyexec.estimates import Estimates
@@ -56,6 +57,19 @@ BACKOFF_LIMIT = 10.0
 """Seconds before the first new attempt, doubled for each further one, and their limit."""
 
 
+class Observer(Protocol):
+    """Who is told what the actions do not say."""
+
+    def ready(self, task: Task) -> None:
+        """Learn that a task waits for its turn."""
+
+    def stopped(self, task: Task, ending: Ending) -> None:
+        """Learn that an attempt has ended and that there may be another."""
+
+    def retried(self, task: Task) -> None:
+        """Learn that there will be."""
+
+
 class Scheduler:
     """Decides what runs when, where and how often.
 
@@ -77,6 +91,7 @@ class Scheduler:
         self.reservations = Reservations(self)
         self.underway: set[int] = set()
         self.seats_waiting: dict[int, Task] = {}
+        self.observer: Observer | None = None
         self._random = random
         self._estimates = Estimates(queue_limit)
         self._dependents: dict[int, list[Task]] = {}
@@ -249,6 +264,8 @@ class Scheduler:
         task.state = State.READY
         if task.is_seat:
             self.seats_waiting[task.id] = task
+        elif self.observer is not None:
+            self.observer.ready(task)
         if task.gang is not None:
             self.reservations.ask(task, task.gang)
         elif task.placement is not None and (ending := self._lost_place(task, task.placement)):
@@ -511,6 +528,8 @@ class Scheduler:
         if task.attempts > task.retries or (task.placement and self._lost_place(task, task.placement)):
             self._settle(task, ending, Tag.ERROR)
             return
+        if self.observer is not None:
+            self.observer.stopped(task, ending)
         task.state = State.RESTING
         if task.consult:
             self.actions.append(Consult(task.id, ending))
@@ -525,6 +544,8 @@ class Scheduler:
         if refusal is not None:
             self._settle(task, refusal, Tag.ERROR)
             return
+        if self.observer is not None:
+            self.observer.retried(task)
         pause = min(BACKOFF * 2 ** (task.attempts - 1), BACKOFF_LIMIT)
         self.timers.after(pause * (0.5 + self._random() / 2), lambda: self._wake(task))
 

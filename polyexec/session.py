@@ -11,7 +11,7 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -20,6 +20,9 @@ from polyexec.options import Resources, TaskOptions
 from polyexec.plain import PlainCall
 from polyexec.stored import Stored, Tag
 from polyexec.wire import GangSpec
+
+if TYPE_CHECKING:
+    from polyexec.recording import Recorder
 
 
 @attrs.frozen
@@ -107,6 +110,7 @@ class Entry:
         "promised",
         "retrieved",
         "running",
+        "size",
         "stored",
         "tag",
         "task_id",
@@ -122,6 +126,7 @@ class Entry:
         self.tag: Tag | None = None
         self.stored: Stored | None = None
         self.handle: object | None = None
+        self.size: int
         self.note = ""
         self.plain: PlainCall | None = None
         self.loose = False
@@ -134,6 +139,13 @@ class Entry:
         self.held = 0
         self.waiters: list[Callable[[Entry], None]] | None = None
         self.callbacks: list[Callable[[], None]] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the value, 0 if it is not there or not known; for the loop."""
+        stored = self.stored
+        # The size is set with the handle, and by nobody else.
+        return self.size if stored is None and self.handle is not None else 0 if stored is None else stored.nbytes
 
     def add_waiter(self, notify: Callable[[Entry], None]) -> None:
         """Let the loop notify somebody when the tag is set; whoever adds one looks at the tag afterwards."""
@@ -245,6 +257,10 @@ class Session(ABC):
     @abstractmethod
     def release(self, entry: Entry) -> None:
         """Learn that a Future is gone. Never blocks, takes no lock: it may run inside any other code."""
+
+    def recorder(self, *, begin: bool) -> Recorder | None:
+        """Give what records the executor's tasks, None if nothing does; recording begins if ``begin`` is set."""
+        raise SpecificationError("only the driver records events: call events() and stats() outside of tasks")
 
     @abstractmethod
     def close(self, *, cancel_pending: bool) -> None:

@@ -79,6 +79,7 @@ class Capabilities:
         shares_memory: workers of a node map a stored value's memory instead of copying it.
         loses_values: what the engine keeps may be lost with a node; ``Host.missing`` and ``Backend.get`` say so, and
             the core lets the tasks run again that have made it, where it may.
+        places_calls: it calls ``Host.placed`` for each call, but for those that a worker finds behind another.
     """
 
     inline: bool = False
@@ -89,6 +90,7 @@ class Capabilities:
     remote: bool = False
     shares_memory: bool = False
     loses_values: bool = False
+    places_calls: bool = False
 
 
 @attrs.frozen
@@ -240,8 +242,8 @@ class Poller(Protocol):
 class SeatListener(Protocol):
     """Whom seats report to. For the core's own thread: for code that the poller runs, or that the core has called."""
 
-    def seated(self, seat: int) -> None:
-        """Say that a seat has a worker."""
+    def seated(self, seat: int, pid: int = 0) -> None:
+        """Say that a seat has a worker, and which process that is, if it is known."""
 
     def finished(self, seat: int, call_id: int, outcome: bytes | Outcome) -> None:
         """Say that a plain call has ended on its seat; an outcome without buffers may be just its data."""
@@ -299,6 +301,9 @@ class Host(Protocol):
 
     def started(self, call_id: int) -> None:
         """Say that the body of a call is about to start."""
+
+    def placed(self, call_id: int, pid: int) -> None:
+        """Say that a process has a call, and nothing to do before it; for those who watch, if there are any."""
 
     def finished(self, call_id: int, outcome: Outcome) -> None:
         """Say that a call has ended with an outcome, and that its worker is free."""

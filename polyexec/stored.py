@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import struct
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -60,14 +61,24 @@ class Flag(enum.IntFlag):
     RETRYABLE = 1
 
 
-_HEAD = struct.Struct("<2sBBIdI")
+_HEAD = struct.Struct("<2sBBIdIIQ")
 _MAGIC = b"px"
 
 VALUE_MARK = struct.pack("<2sBBI", _MAGIC, Tag.VALUE, Flag.NONE, 0)
 """How the data of an outcome begins that is a value without references."""
 
-VALUE_SECONDS = struct.Struct("<8xd4x")
-"""The head of such an outcome: the seconds that the body ran; the pickle follows."""
+VALUE_SECONDS = struct.Struct("<8xd4xI8x")
+"""The head of such an outcome: the seconds that the body ran, and the id of its process; the pickle follows."""
+
+_process = [os.getpid()]
+"""The id of this process; to ask the system for each outcome would take longer than the rest of its head."""
+
+os.register_at_fork(after_in_child=lambda: _process.__setitem__(0, os.getpid()))
+
+
+def process_id() -> int:
+    """Give the id of this process."""
+    return _process[0]
 
 
 @attrs.frozen
@@ -80,6 +91,8 @@ class Head:
         duration: seconds that the body ran.
         references: ids of the Futures inside the value.
         summary: one line about an error, for logs.
+        pid: id of the process in which the body ran, 0 if unknown.
+        size: bytes of the value with its buffers, 0 if unknown; for those who do not have the outcome itself.
     """
 
     tag: Tag = Tag.VALUE
@@ -87,12 +100,14 @@ class Head:
     duration: float = 0.0
     references: tuple[int, ...] = ()
     summary: str = ""
+    pid: int = 0
+    size: int = 0
 
     def encode(self) -> bytes:
         """Give the bytes that stand before the pickle."""
         summary = self.summary.encode("utf-8", "replace")
         count = len(self.references)
-        head = _HEAD.pack(_MAGIC, self.tag, self.flags, count, self.duration, len(summary))
+        head = _HEAD.pack(_MAGIC, self.tag, self.flags, count, self.duration, len(summary), self.pid, self.size)
         return head + struct.pack(f"<{count}Q", *self.references) + summary
 
     @staticmethod
@@ -110,20 +125,21 @@ class Head:
         """
         if len(data) < _HEAD.size or data[:2] != _MAGIC:
             raise ValueError("not the bytes of an outcome")
-        _, tag, flags, count, duration, length = _HEAD.unpack_from(data)
+        _, tag, flags, count, duration, length, pid, size = _HEAD.unpack_from(data)
         offset = _HEAD.size
         references = struct.unpack_from(f"<{count}Q", data, offset) if count else ()
         offset += 8 * count
         summary = str(data[offset : offset + length], "utf-8", "replace") if length else ""
-        return Head(_TAGS[tag], Flag(flags) if flags else Flag.NONE, duration, references, summary), offset + length
+        found = Head(_TAGS[tag], Flag(flags) if flags else Flag.NONE, duration, references, summary, pid, size)
+        return found, offset + length
 
 
 _TAGS = tuple(Tag)
 
 
 def value_head(seconds: float) -> bytes:
-    """Give the head of a value without references; the same as ``Head.encode`` gives."""
-    return _HEAD.pack(_MAGIC, 0, 0, 0, seconds, 0)
+    """Give the head of a small value without references; the same as ``Head.encode`` gives."""
+    return _HEAD.pack(_MAGIC, 0, 0, 0, seconds, 0, _process[0], 0)
 
 
 @attrs.frozen(eq=False)

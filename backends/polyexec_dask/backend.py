@@ -34,7 +34,7 @@ class DaskBackend(Backend):
         ),
     )
     capabilities: ClassVar[Capabilities] = Capabilities(
-        processes=True, queues_calls=True, remote=True, shares_memory=True
+        processes=True, queues_calls=True, remote=True, shares_memory=True, places_calls=True
     )
 
     def __init__(self, config: DaskConfig) -> None:

@@ -107,6 +107,7 @@ class Dispatcher:
         if record is not None:
             record.started = True
             self._host.started(call_id)
+            self._host.placed(call_id, remote.pid)
             if record.call.lease.held.memory and self._limit == 1:
                 remote.guard(remote, record.call.lease.held.memory)
 

@@ -30,7 +30,8 @@ class Worker:
 
     Attributes:
         token: the template's name for it.
-        pid: its process id, None until that is known; it may work before.
+        pid: its process id, None until the template has told it; it may work before.
+        process_id: the same as it has told itself when it was ready, 0 before.
         ready: it has been set up, and takes calls.
         leaving: it was told to end.
         doomed: it was killed, or has hung up, and ends in a moment.
@@ -54,6 +55,7 @@ class Worker:
         self._template = template
         self.token = token
         self.pid: int | None = None
+        self.process_id = 0
         with contextlib.ExitStack() as stack:
             ours, theirs = map(stack.enter_context, socket.socketpair())
             line, self.page = send_kit(ours)

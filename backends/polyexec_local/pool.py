@@ -230,7 +230,7 @@ class Pool:
             self._retire(worker)
             self._refuse(Outcome.of(_stored_in(frame)))
             return
-        worker.ready, worker.deadline = True, _NEVER
+        worker.ready, worker.deadline, worker.process_id = True, _NEVER, frame.fields[0]
         self._refused = False
         self._failed_starts = 0
         self._free(worker)
@@ -283,6 +283,8 @@ class Pool:
 
     def _send_call(self, worker: Worker, segments: Sequence[Segment], encoded: Encoded) -> None:
         if not worker.cause:
+            if worker.call is not None:
+                self._host.placed(worker.call, worker.process_id)
             self._wiring.send_lent(worker, segments, encoded, worker.channel)
             worker.fresh, worker.unsent = True, False
 

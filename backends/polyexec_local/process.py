@@ -65,7 +65,7 @@ class ProcessBackend(Backend):
     """Runs each call in a worker process; everything about workers belongs to the core's thread."""
 
     Config = ProcessConfig
-    capabilities = Capabilities(shares_memory=True)
+    capabilities = Capabilities(shares_memory=True, places_calls=True)
     _template: Template | None = None
     _pool: Pool
 

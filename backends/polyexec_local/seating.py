@@ -91,7 +91,7 @@ class Seating:
         """Take a worker for a seat."""
         worker.seat = seat
         self._workers[seat] = worker
-        self._listener.seated(seat)
+        self._listener.seated(seat, worker.process_id)
 
     def finished(self, worker: Worker, call_id: int, outcome: bytes | Outcome) -> None:
         """Report the end of a plain call."""

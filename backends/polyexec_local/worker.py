@@ -225,7 +225,7 @@ class _Worker:
         refusal = envelope.prepare(setup)
         if refusal is None:
             self._plain = PlainWorker(setup, lambda call_id: _Uplink(self, call_id), self._interrupts)
-        return encode("ready", (), () if refusal is None else (refusal,))
+        return encode("ready", (os.getpid(),), () if refusal is None else (refusal,))
 
     def _run_call(self, call_id: int, head: bytes, given: Sequence[Stored | Loan]) -> Stored:
         """Run a call; raises ``OSError``, and does not run it, if there is no room for its values."""

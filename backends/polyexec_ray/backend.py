@@ -56,7 +56,13 @@ class RayBackend(Backend):
         ),
     )
     capabilities: ClassVar[Capabilities] = Capabilities(
-        processes=True, assigns_gpus=True, queues_calls=True, remote=True, shares_memory=True, loses_values=True
+        processes=True,
+        assigns_gpus=True,
+        queues_calls=True,
+        remote=True,
+        shares_memory=True,
+        loses_values=True,
+        places_calls=True,
     )
 
     config: RayConfig
@@ -222,6 +228,7 @@ class _Watched:
         self.executor_id = host.executor_id
         self.setup = host.setup
         self.started = host.started
+        self.placed = host.placed
         self.stopped = host.stopped
         self.request = host.request
         self.told = host.told

@@ -180,7 +180,7 @@ def _start(config: RayConfig) -> Engine:
         keeper.end()
         shutil.rmtree(folder, ignore_errors=True)
         raise BackendBroken(f"Ray does not start: {_first_line(error)}") from error
-    dashboard = context.dashboard_url or None
+    dashboard = _link(context.dashboard_url)
     engine = Engine(True, False, context.address_info["address"], dashboard, _shape(config), True, keeper=keeper)
     engine._folder = folder
     return engine
@@ -214,7 +214,8 @@ def _connect(config: RayConfig, address: str) -> Engine:
                 f"call ray.shutdown() before connecting to {address}"
             )
         client = bool(ray.util.client.ray.is_connected())  # type: ignore[no-untyped-call]
-        return Engine(False, client, _gcs_address(), None, _shape(config), False)
+        dashboard = None if client else _link(ray._private.worker.get_dashboard_url())  # type: ignore[no-untyped-call]
+        return Engine(False, client, _gcs_address(), dashboard, _shape(config), False)
     where = resolve(address)
     if where.startswith("ray://") and importlib.util.find_spec("grpc") is None:
         raise BackendUnavailable('an address ray://... needs Ray Client: pip install "ray[client]"')
@@ -222,19 +223,24 @@ def _connect(config: RayConfig, address: str) -> Engine:
     keeper = Keeper()
     try:
         with quiet():
-            keeper.run(lambda: _attach(where, log_to_driver=config.log_to_driver))
+            context = keeper.run(lambda: _attach(where, log_to_driver=config.log_to_driver))
     except Exception as error:
         keeper.run(_shut_down)
         keeper.end()
         raise BackendLost(f"cannot connect to Ray at {where}: {_first_line(error)}") from error
-    return Engine(False, where.startswith("ray://"), where, None, _shape(config), True, keeper=keeper)
+    dashboard = _link(context.dashboard_url)
+    return Engine(False, where.startswith("ray://"), where, dashboard, _shape(config), True, keeper=keeper)
 
 
-def _attach(address: str, *, log_to_driver: bool) -> None:
+def _attach(address: str, *, log_to_driver: bool) -> Any:
     if address.startswith("ray://"):
-        ray.init(address, logging_level=logging.ERROR)
-    else:
-        ray.init(address, log_to_driver=log_to_driver, configure_logging=False)
+        return ray.init(address, logging_level=logging.ERROR)
+    return ray.init(address, log_to_driver=log_to_driver, configure_logging=False)
+
+
+def _link(dashboard: str | None) -> str | None:
+    """Give the address of a dashboard as browsers want it, from what Ray calls its URL; empty if there is none."""
+    return f"http://{dashboard}" if dashboard else None
 
 
 def _gcs_address() -> str:

@@ -115,6 +115,8 @@ class Site(Listener):
             else:
                 reference = self._run(hand, first)
                 self._around.notify(reference, partial(self._ended, hand, first))
+            if hand.pid is not None:
+                self._host.placed(first.id, hand.pid)
         except Exception as error:
             self._refuse(hand, calls, error)
 

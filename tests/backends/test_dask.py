@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,13 +161,13 @@ def test_a_wrong_address_is_refused(specification: str) -> None:
 
 
 @pytest.fixture
-def existing(tmp_path: Path) -> Iterator[str]:
-    """The address of a cluster with one worker, under a nanny."""
+def existing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a cluster with one worker, under a nanny; the parameter is Dask's for the dashboard's address."""
     script = (
         "import sys, distributed\n"
         "if __name__ == '__main__':\n"
         "    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, host='127.0.0.1', "
-        "dashboard_address=None)\n"
+        f"dashboard_address={getattr(request, 'param', None)!r})\n"
         "    print(cluster.scheduler_address, flush=True)\n"
         "    sys.stdin.read()\n"
         "    cluster.close()\n"
@@ -210,6 +211,25 @@ def test_a_lost_scheduler_fails_what_is_pending(existing: str) -> None:
         assert isinstance(future.exception(LIMIT), (polyexec.BackendLost, polyexec.WorkerDied))
     finally:
         ex.close(cancel_pending=True)
+
+
+def _answers(address: str | None) -> bool:
+    assert address is not None
+    with urllib.request.urlopen(address, timeout=LIMIT) as response:
+        return bool(response.status == 200)
+
+
+def test_the_dashboard_of_an_own_cluster() -> None:
+    """E2 ``dashboard=1`` starts Dask's dashboard, and the address that is named answers."""
+    with polyexec.connect("dask?workers=1&dashboard=1") as ex:
+        assert _answers(ex.info.dashboard)
+
+
+@pytest.mark.parametrize("existing", ["127.0.0.1:0"], indirect=True)
+def test_the_dashboard_of_an_existing_cluster(existing: str) -> None:
+    """E2 The address of an existing cluster's dashboard is named, and answers."""
+    with polyexec.connect(f"dask?address={existing}") as ex:
+        assert _answers(ex.info.dashboard)
 
 
 def _wait_for_ever() -> None:

@@ -142,7 +142,7 @@ def test_ray_that_the_user_has_started_is_not_taken_over() -> None:
         except polyexec.SpecificationError as error:
             print("refused" if "address=auto" in str(error) else error)
         with polyexec.connect("ray?address=auto") as ex:
-            print(ex.submit(int, "3").result(60))
+            print(ex.submit(int, "3").result(60), ex.info.dashboard)
         print(ray.is_initialized())
     """
     env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -150,7 +150,7 @@ def test_ray_that_the_user_has_started_is_not_taken_over() -> None:
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
         command = [sys.executable, "-c", program, folder]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=180, env=env, check=False)
-    assert ended.stdout.split() == ["refused", "3", "True"], ended.stderr
+    assert ended.stdout.split() == ["refused", "3", "None", "True"], ended.stderr
 
 
 @pytest.mark.timeout(300)

@@ -14,6 +14,7 @@ from polyexec.ledger import SLOT, Need, need_of
 from polyexec.node_state import NodeState
 from polyexec.options import Resources
 from polyexec.placement import Placement
+from polyexec.recording import Recorder
 from polyexec.records import (
     Answer,
     Cancelled,
@@ -60,6 +61,8 @@ class World:
         self.scheduler.waits = CheckedWaits(self.scheduler)
         self.scheduler.waits.scheduler = self.scheduler
         self.scheduler.ledger.update(self.nodes)
+        self.recorder = Recorder(None, "world", pid=0, data={})
+        self.scheduler.observer = self.recorder
         self.plain = self.random.random() < 0.4
         self.stories: dict[int, Story] = {}
         self.bodies: dict[int, Body] = {}
@@ -155,6 +158,7 @@ class World:
         assert action.attempt == story.counted + 1
         self._check_order(story.task)
         self.undropped.add(action.call)
+        self.recorder.handed(action.task, action.attempt, action.grant.node, 0, runs=self.random.random() < 0.3)
         self.bodies[action.call] = Body(action.call, action.task, action.queued)
 
     def _check_order(self, started: Task) -> None:
@@ -173,6 +177,7 @@ class World:
         assert story.ending is None, f"task {action.task} is settled twice"
         assert all(body.task != action.task for body in self.bodies.values()), "C8: settled while its body runs"
         story.ending = action.ending
+        self.recorder.settled(action.task, action.attempts, action.tag, action.ending, None)
         assert action.attempts == story.counted, "F5: attempts do not tell how often the body started"
         assert story.begun <= story.task.retries + 1, "F5: too many attempts"
         if any(story.answers):
@@ -258,6 +263,7 @@ class World:
         if self.plain:
             task.timeout = None
         self.stories[task.id] = Story(task)
+        self.recorder.submitted(task, 1)
         self.scheduler.submit(task)
 
     def reserve(self, owner: Body | None = None) -> None:
@@ -303,6 +309,7 @@ class World:
             return
         body.begun = True
         self.stories[body.task].begun += 1
+        self.recorder.placed(body.task, 1)
         self.scheduler.started(body.call)
 
     def end(self, body: Body, tag: Tag, *, retryable: bool = False) -> None:

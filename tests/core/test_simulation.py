@@ -6,6 +6,7 @@ from polyexec import outcome
 from polyexec.records import DependencyFailed, Failed
 
 from .events import EVENTS, check_quiet, drain
+from .recorded import check_recorded
 from .simulation import World
 
 STEPS = 45
@@ -18,6 +19,7 @@ def run_schedule(seed: int) -> None:
         for _ in range(STEPS):
             world.step(EVENTS)
         drain(world)
+        check_recorded(world)
     except Exception as error:
         error.add_note(f"seed={seed}: run_schedule({seed}) reproduces this")
         raise
@@ -25,7 +27,7 @@ def run_schedule(seed: int) -> None:
 
 @pytest.mark.parametrize("block", range(24))
 def test_random_schedules(block: int) -> None:
-    """R1, R4, R6, R8, C8, C9, F5, N2: the invariants of ``simulation`` hold in random schedules."""
+    """R1, R4, R6, R8, C8, C9, F5, N2, E1: the invariants of ``simulation`` hold in random schedules."""
     for seed in range(block * SCHEDULES, (block + 1) * SCHEDULES):
         run_schedule(seed)
 
@@ -42,5 +44,6 @@ def test_failure_of_everything(seed: int) -> None:
     world.scheduler.fail_all(error)
     world.settle()
     check_quiet(world)
+    check_recorded(world)
     open_before = [story for story in world.stories.values() if story.task.id in left]
     assert all(isinstance(story.ending, Failed | DependencyFailed) for story in open_before)
