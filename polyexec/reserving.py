@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from polyexec import outcome
 from polyexec.errors import ExecutorClosed
 from polyexec.feasibility import check_gang, shape_of
 from polyexec.options import Resources
+from polyexec.placement import Placement
 from polyexec.records import Running, State, Task
 from polyexec.reservations import Gang
 from polyexec.session import Entry
@@ -70,6 +73,12 @@ class Reserving:
         """Give the node of each bundle, None for those that wait for one; None if the reservation is closed."""
         places = self._runtime.scheduler.reservations.places.get(reservation)
         return None if places is None else tuple(place.node for place in places)
+
+    def place_again(self, placement: Placement | None) -> Placement | None:
+        """Give where a task runs that makes a lost value again: anywhere if its reservation has been closed since."""
+        if placement is None or placement.reservation in (None, *self._runtime.scheduler.reservations.held):
+            return placement
+        return attrs.evolve(placement, reservation=None, index=None)
 
     def close_unused(self) -> None:
         """While the executor is closing: if nothing goes on by itself, close the reservations that nobody uses.

@@ -259,6 +259,7 @@ class Runtime:
         """Take a task once more that has ended, because its value is lost; ``ObjectTable.reopen`` has been called."""
         task = _task_of(data, None)
         task.attempts = attempts
+        task.placement = self.reserving.place_again(task.placement)
         self.watch(data.spec.dependencies)
         self.take_task(task, data)
 
