@@ -57,5 +57,7 @@ def _checked(changed: Any, options: TaskOptions) -> TaskOptions:
         raise SpecificationError(f"a retry hook returns options, or None for no other attempt, not {changed!r}")
     if changed.num_returns != options.num_returns:
         raise SpecificationError("a retry hook cannot change num_returns: the Futures exist already")
+    if (changed.working_dir, changed.py_modules) != (options.working_dir, options.py_modules):
+        raise SpecificationError("a retry hook cannot change working_dir or py_modules: they have been sent already")
     # Whatever it changes, the task stays in its reservation.
     return attrs.evolve(changed, bundle=options.bundle)

@@ -160,7 +160,7 @@ def revised(spec: TaskSpec, options: TaskOptions) -> TaskSpec:
         SerializationError: an option cannot be serialised.
     """
     changed = _spec(options.name or spec.name, revised, options, spec.dependencies, spec.references, keep_hook=True)
-    return attrs.evolve(changed, function=spec.function)
+    return attrs.evolve(changed, function=spec.function, role=spec.role, packages=spec.packages)
 
 
 def _serialized(option: str, name: str, value: Any) -> bytes:

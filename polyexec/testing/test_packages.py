@@ -219,12 +219,15 @@ def test_tasks_of_a_task_have_what_it_has(ex: Executor, shelf: Shelf) -> None:
 
 
 @clause("D1", "F5")
-def test_a_new_attempt_has_what_the_first_had(ex: Executor, shelf: Shelf, marks: Marks, target: Target) -> None:
+@pytest.mark.parametrize("retry", [None, lambda error, attempt, options: options], ids=["plain", "hook"])
+def test_a_new_attempt_has_what_the_first_had(
+    ex: Executor, shelf: Shelf, marks: Marks, target: Target, retry: Any
+) -> None:
     """D1 A task that runs again, in another worker perhaps, has what was sent along at first."""
     require_processes(target)
     shelf.write()
     module = shelf.load()
-    future = ex.options(py_modules=[module], retries=1).submit(module.die_first, marks)
+    future = ex.options(py_modules=[module], retries=1, retry=retry).submit(module.die_first, marks)
     shelf.write(2)
     assert future.result(LIMIT) == 1
 
