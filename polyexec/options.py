@@ -211,9 +211,10 @@ class TaskOptions:
         retries: how often it may run again after its worker died, or after an exception in ``retry_on``.
         retry_on: exception types after which it may run again.
         retry: ``(error, attempt, options) -> options | None``, asked before each new attempt that ``retries`` and
-            ``retry_on`` allow, so never with ``retries=0``; it may change any option but ``num_returns``, or forbid the
-            attempt by returning None. It runs in a thread of the executor, one at a time. If it raises, or asks for
-            what no node has, that is the task's error, and what the task had ended with is its cause.
+            ``retry_on`` allow, so never with ``retries=0``; it may change any option but ``num_returns``,
+            ``working_dir`` and ``py_modules``, or forbid the attempt by returning None. It runs in a thread of the
+            executor, one at a time. If it raises, or asks for what no node has, that is the task's error, and what the
+            task had ended with is its cause.
         timeout: seconds that one attempt may run.
         env: environment variables for the task alone.
         working_dir: path of a folder; the task runs in a copy of it, and can import what is there.
