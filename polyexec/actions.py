@@ -95,7 +95,7 @@ class Actions:
         attempt = self._attempt(action, spec, lease)
         values = [self._runtime.value_of(entry) for entry in needed]
         if self._runtime.recorder is not None:
-            self._note_start(self._runtime.recorder, action, spec)
+            self._note_start(self._runtime.recorder, action, lease.node, needed)
         call = Call(
             action.call,
             action.task,
@@ -118,11 +118,9 @@ class Actions:
             stored = outcome.encode_error(BackendBroken(f"cannot start task {spec.name!r}: {error}"))
             self._runtime.take_outcome(action.call, Outcome.of(stored))
 
-    def _note_start(self, recorder: Recorder, action: Start, spec: TaskSpec) -> None:
-        entries = self._runtime.objects.entries
-        size = sum(entries[value].nbytes for value in spec.dependencies)
+    def _note_start(self, recorder: Recorder, action: Start, node: str, needed: Sequence[Entry]) -> None:
         runs = not (action.queued or self._runtime.backend.capabilities.places_calls)
-        recorder.handed(action.task, action.attempt, action.grant.node, size, runs=runs)
+        recorder.handed(action.task, action.attempt, node, sum(entry.nbytes for entry in needed), runs=runs)
 
     def _attempt(self, action: Start, spec: TaskSpec, lease: Lease) -> Attempt:
         assigns = self._runtime.backend.capabilities.assigns_gpus

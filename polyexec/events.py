@@ -47,7 +47,7 @@ class Event:
 
     Of one task the times never decrease: ``SUBMITTED``, ``READY``, ``RUNNING`` and one of ``DONE``, ``FAILED`` and
     ``CANCELLED``, with ``RETRIED``, ``READY`` and ``RUNNING`` between for each further attempt. A task that never ran
-    has no ``RUNNING``.
+    has no ``RUNNING``; one that makes a value again which was lost (O7) is submitted once more, under the same id.
 
     Attributes:
         kind: what happened.

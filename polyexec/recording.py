@@ -254,6 +254,7 @@ class Recorder:
         story = self.stories.get(task.id)
         if story is not None:
             story.ready, story.handed, story.began = self._clock(), False, 0.0
+            story.attempt = task.attempts
             self._note(_READY, task.id, story, story.ready)
 
     def handed(self, task_id: int, attempt: int, node: str, value_bytes: int, *, runs: bool) -> None:

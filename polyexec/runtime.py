@@ -287,7 +287,8 @@ class Runtime:
     def take_task(self, task: Task, data: TaskData, moment: float | None = None) -> None:
         """Let the scheduler have a task, which was submitted at a time of the monotonic clock, or now."""
         self._actions.data[task.id] = data
-        if self.recorder is not None:
+        # A reservation is no task: nothing runs.
+        if self.recorder is not None and task.gang is None:
             self.recorder.submitted(task, data.body.nbytes, moment)
         self.scheduler.submit(task)
 

@@ -204,6 +204,17 @@ def _runs(event: Event, name: str) -> bool:
 
 
 @clause("E1")
+def test_reserved_nodes_are_told(watched: Executor) -> None:
+    """E1 A task that runs in a reservation tells the real node and worker; the reservation itself is no task."""
+    with watched.reserve([{"cpus": 1}]) as group:
+        worker = group[0].options(name="told in reserve").submit(where).result(LIMIT)
+    end = story(watched, "told in reserve")[-1]
+    assert end.worker == worker
+    assert end.node in {node.id for node in watched.resources().nodes}
+    assert "reserve" not in {event.name for event in watched.events(timeout=0)}
+
+
+@clause("E1")
 def test_numbers_by_function(watched: Executor) -> None:
     """E1 ``stats`` counts the tasks of each function, how long they ran and waited, and what they moved."""
     named = watched.options(name="counted")
