@@ -109,7 +109,7 @@ class Actions:
             data.lane,
             action.queued,
             data.body_handle,
-            spec.role is not Role.TASK,
+            self._is_resident(spec),
         )
         try:
             self._runtime.backend.submit(call)
@@ -123,6 +123,10 @@ class Actions:
         size = sum(entries[value].nbytes for value in spec.dependencies)
         runs = not (action.queued or self._runtime.backend.capabilities.places_calls)
         recorder.handed(action.task, action.attempt, action.grant.node, size, runs=runs)
+
+    def _is_resident(self, spec: TaskSpec) -> bool:
+        # A stream ends by itself; where calls run inline it must not run in the thread that reads it.
+        return spec.role is Role.ACTOR or (spec.role is Role.STREAM and self._runtime.backend.capabilities.inline)
 
     def _attempt(self, action: Start, spec: TaskSpec, lease: Lease) -> Attempt:
         assigns = self._runtime.backend.capabilities.assigns_gpus
