@@ -246,7 +246,7 @@ class Requests:
     def new_entry(self, call_id: int, name: str) -> Entry:
         """Make an entry that a call has a Future of."""
         entry = self._runtime.new_entries(name, 1)[0]
-        self._hold(call_id, [entry])
+        self.hold(call_id, [entry])
         return entry
 
     def end_call(self, call_id: int) -> None:
