@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from polyexec.reservation import Reservation
     from polyexec.session import ClusterResources, Info, NodeInfo
     from polyexec.statistics import FunctionStats, Spread, Stats
+    from polyexec.stream import Stream
 else:
     # Names are imported when they are first used: a worker process needs few of them, and its start is waited for.
     _MODULES = {
@@ -52,6 +53,7 @@ else:
         "Resources": "options",
         "Spread": "statistics",
         "Stats": "statistics",
+        "Stream": "stream",
         "TaskOptions": "options",
         "connect": "connection",
         "current": "executor",
@@ -107,6 +109,7 @@ __all__ = [
     "SpecificationError",
     "Spread",
     "Stats",
+    "Stream",
     "TaskCancelled",
     "TaskExited",
     "TaskOptions",

@@ -109,7 +109,7 @@ class Actions:
             data.lane,
             action.queued,
             data.body_handle,
-            spec.role is not Role.TASK,
+            self._is_resident(spec),
         )
         try:
             self._runtime.backend.submit(call)
@@ -121,6 +121,10 @@ class Actions:
     def _note_start(self, recorder: Recorder, action: Start, node: str, needed: Sequence[Entry]) -> None:
         runs = not (action.queued or self._runtime.backend.capabilities.places_calls)
         recorder.handed(action.task, action.attempt, node, sum(entry.nbytes for entry in needed), runs=runs)
+
+    def _is_resident(self, spec: TaskSpec) -> bool:
+        # A stream ends by itself; where calls run inline it must not run in the thread that reads it.
+        return spec.role is Role.ACTOR or (spec.role is Role.STREAM and self._runtime.backend.capabilities.inline)
 
     def _attempt(self, action: Start, spec: TaskSpec, lease: Lease) -> Attempt:
         assigns = self._runtime.backend.capabilities.assigns_gpus

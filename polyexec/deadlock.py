@@ -97,6 +97,7 @@ class _Trial:
 
     def _make(self, task: Task) -> None:
         self.coming.update(range(task.id, task.id + task.values))
+        self.coming.update(task.gives)
 
     def _start_what_can(self, waiting: dict[int, Task]) -> bool:
         before = len(waiting)

@@ -21,16 +21,17 @@ from polyexec import blocking, lanes, outcome, shipped
 from polyexec.errors import ExecutorClosed, ForkedExecutor, ObjectLost
 from polyexec.feasibility import check_gang, check_own
 from polyexec.future import Future
+from polyexec.inbox import Inbox
 from polyexec.mailbox import Mailbox
 from polyexec.options import TaskOptions
 from polyexec.prepare import prepare_task
 from polyexec.runtime import Runtime, log_unretrieved
-from polyexec.session import ClusterResources, Entry, Info, Session, drivers
+from polyexec.session import ClusterResources, Entry, Info, ItemSource, Session, drivers
 from polyexec.shipping import Shipments
 from polyexec.spi import Backend
 from polyexec.stored import Head, Stored, Tag
 from polyexec.tasks import TaskData
-from polyexec.wire import GangSpec, TaskSpec
+from polyexec.wire import GangSpec, Role, TaskSpec
 
 if TYPE_CHECKING:
     from polyexec.recording import Recorder
@@ -95,6 +96,23 @@ class DriverSession(Session):
             entry = self._plain.submit(function, args, kwargs, options)
             if entry is not None:
                 return [entry]
+        data = self._prepared(function, args, kwargs, options, Role.TASK)
+        with lanes.opened() if self._backend.capabilities.inline else contextlib.nullcontext() as lane:
+            data.lane = lane
+            self._runtime.post(self._runtime.submit, data, None)
+            if lane is not None:
+                lanes.serve(lane)
+        return data.entries
+
+    def _prepared(
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        role: Role,
+    ) -> TaskData:
+        """Make a task that the loop can take; what it refers to is noted."""
         capabilities = self._backend.capabilities
         shares = capabilities.shares_arguments
         shipment = self._shipments.ship(options)
@@ -106,6 +124,7 @@ class DriverSession(Session):
             options,
             snapshot=not shares,
             keep_hook=True,
+            role=role,
             packages=shipment.packages,
         )
         runtime, spec = self._runtime, task.spec
@@ -116,12 +135,18 @@ class DriverSession(Session):
         entries = runtime.new_entries(spec.name, spec.num_returns)
         for value in (*spec.dependencies, *spec.references):
             runtime.objects.note(value, 1)
-        with lanes.opened() if capabilities.inline else contextlib.nullcontext() as lane:
-            data = TaskData(spec, task.body, task.call if shares else None, entries, lane)
-            runtime.post(runtime.submit, data, None)
-            if lane is not None:
-                lanes.serve(lane)
-        return entries
+        return TaskData(spec, task.body, task.call if shares else None, entries)
+
+    def open_stream(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> tuple[Entry, ItemSource]:
+        """Take a task that gives items."""
+        self._check()
+        data = self._prepared(function, args, kwargs, options, Role.STREAM)
+        end = data.entries[0]
+        data.inbox = Inbox(self._runtime, end, options.buffer, self)
+        self._runtime.post(self._runtime.submit, data, None)
+        return end, data.inbox
 
     def put(self, value: Any) -> Entry:
         """Serialise a value, and give it to the engine or keep it."""

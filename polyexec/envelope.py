@@ -8,13 +8,14 @@ to its result; the first thread that comes prepares, others wait for its event.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any, TypeVar
 
 import attrs
@@ -34,6 +35,7 @@ from polyexec.remote import RemoteSession
 from polyexec.session import current_session, process_session
 from polyexec.spi import Interrupts, Uplink
 from polyexec.stored import Flag, Outcome, Stored, Tag
+from polyexec.stream_source import closing, iterated
 from polyexec.surroundings import surroundings
 from polyexec.wire import Attempt, Setup, Slot, stamp
 
@@ -326,12 +328,17 @@ class _Body:
         return value if item is None else value[item]
 
     def _several(self, value: Any) -> tuple[Any, ...]:
-        try:
-            values = tuple(value)
-        except TypeError as error:
-            raise SpecificationError(self._wrong_count(f"a {type(value).__name__}, not a sequence")) from error
-        if len(values) != self.attempt.num_returns:
-            raise SpecificationError(self._wrong_count(f"{len(values)} values"))
+        count = self.attempt.num_returns
+        items = iterated(value)
+        if items is None:
+            raise SpecificationError(self._wrong_count(f"a {type(value).__name__}, not an iterable"))
+        with closing(items):
+            # One more, so that an endless generator is noticed.
+            values = tuple(itertools.islice(items, count + 1))
+        if len(values) != count:
+            known = len(value) if isinstance(value, Sized) else len(values)
+            found = f"{known} values" if known < count or isinstance(value, Sized) else f"more than {count} values"
+            raise SpecificationError(self._wrong_count(found))
         return values
 
     def _wrong_count(self, found: str) -> str:

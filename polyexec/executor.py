@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
@@ -14,6 +14,8 @@ from polyexec.options import DEFAULT_OPTIONS, OPTION_NAMES, Resources, TaskOptio
 from polyexec.prepare import function_name
 from polyexec.progress import length_of, report_for
 from polyexec.session import ClusterResources, Info, Session, session_for, session_here, task_session
+from polyexec.stream import Stream
+from polyexec.stream_source import StreamBody
 
 if TYPE_CHECKING:
     from polyexec.reservation import Reservation
@@ -239,6 +241,42 @@ class Executor:
         from polyexec.reservation import reserve
 
         return reserve(self._session, self._options, self._chosen, bundles, strategy, timeout)
+
+    def stream(
+        self, function: Callable[..., Iterable[T] | AsyncIterable[T]], /, *args: Any, **kwargs: Any
+    ) -> Stream[T]:
+        """Run a generator on a worker, and give a Future for each item that it yields, as it yields it (G1).
+
+        Returns at once. At most ``buffer`` items (an option) wait unread; the generator is paused meanwhile (G2), and
+        lends its cpus as a task does that waits. Where tasks run inline it runs only while somebody waits for its next
+        item. Options mean what they mean for tasks; ``timeout`` counts pauses, too, and the stream may run again
+        (``retries``) only until its first item has arrived.
+
+        Args:
+            function: a generator function, an asynchronous one, or a function that returns an iterable.
+            *args: its arguments, as for ``submit``.
+            **kwargs: its keyword arguments.
+
+        Returns:
+            An iterator of Futures that are done. Leave it by ``close`` or ``with``: that stops the generator (G3).
+
+        Raises:
+            SerializationError: something cannot be serialised (S4).
+            SpecificationError: ``num_returns`` is among the options.
+            InfeasibleResources: no node could ever meet the request (R3).
+            ExecutorClosed: the executor has been closed (S9).
+            BackendBroken: the backend cannot start workers.
+            BackendLost: the engine is gone.
+        """
+        options = self._options_for(function)
+        if options.num_returns != 1:
+            raise SpecificationError("num_returns= is for submit; a stream gives as many Futures as there are items")
+        if not callable(function):
+            raise SpecificationError(f"stream takes a function and its arguments, but {function!r} is not callable")
+        named = options.evolve(name=options.name or function_name(function))
+        session = self._here()
+        end, items = session.open_stream(StreamBody(function, str(named.name)), args, kwargs, named)
+        return Stream(session, Future(session, end), items)
 
     def resources(self) -> ClusterResources:
         """Give what there is and what is left, in all and by node (R4)."""

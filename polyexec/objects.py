@@ -33,6 +33,7 @@ class ObjectTable:
         forget: called when a value is gone.
         report: called for an error that nobody has looked at.
         thin: called when fewer refer to a value, some of whom may never need it.
+        abandon: called when nobody refers any more to a value that is not there yet.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ObjectTable:
         forget: Callable[[int], None],
         report: Callable[[Entry, str], None],
         thin: Callable[[Entry], None],
+        abandon: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.entries: dict[int, Entry] = {}
         self._contents: dict[int, _Content] = {}
@@ -50,6 +52,7 @@ class ObjectTable:
         self._forget = forget
         self._report = report
         self._thin = thin
+        self._abandon = abandon
 
     def add(self, entry: Entry) -> None:
         """Take an entry to which one Future refers. From any thread."""
@@ -98,6 +101,8 @@ class ObjectTable:
                     unused.append(entry)
                 elif entry.held:
                     self._thin(entry)
+                elif entry.count <= 0:
+                    self._abandon(entry_id)
         return unused
 
     def settle(self, entries: list[Entry], head: Head, stored: Stored | None, handle: object | None) -> None:
@@ -143,6 +148,12 @@ class ObjectTable:
         if not content.users and content.handle is not None:
             self._free(content.handle)
         return self._count(content.inner, -1)
+
+    def ring(self, bell: Entry) -> None:
+        """Tell those who wait for a bell: an entry without a value, which is in no table."""
+        bell.tag = Tag.VALUE
+        bell.notify()
+        self.settled_count += 1
 
     def have_settled(self, count: int) -> bool:
         """Say whether so many values have been settled in all. From any thread."""

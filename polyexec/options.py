@@ -106,6 +106,10 @@ def _num_returns(value: Any) -> int:
     return _integer("num_returns", value, 1)
 
 
+def _buffer(value: Any) -> int:
+    return _integer("buffer", value, 1)
+
+
 def _integer(name: str, value: Any, least: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise SpecificationError(f"{name}= takes an integer of at least {least}, not {value!r}")
@@ -225,6 +229,7 @@ class TaskOptions:
         strategy: ``"spread"`` prefers the node on which least runs; ``"default"`` the one with most cpus left.
         node: id of the node on which it must run, or a ``NodeAffinity``, which may be a wish.
         labels: names and values that its node must have.
+        buffer: number of items of a stream that may wait unread; means nothing to other calls.
     """
 
     cpus: float = attrs.field(default=1, converter=_cpus)
@@ -247,6 +252,7 @@ class TaskOptions:
     strategy: str = attrs.field(default="default", converter=_strategy)
     node: NodeAffinity | None = attrs.field(default=None, converter=_affinity)
     labels: Mapping[str, str] = attrs.field(factory=dict, converter=_labels)
+    buffer: int = attrs.field(default=16, converter=_buffer)
     bundle: Bundle | None = attrs.field(default=None, kw_only=True, repr=False)
     is_plain: bool = attrs.field(init=False, eq=False, repr=False)
 

@@ -85,7 +85,7 @@ def prepare_task(
     spec = _spec(name, function, options, dependencies, _ids(executor_id, references), keep_hook)
     if role is not Role.TASK or packages is not None:
         needed = (*spec.dependencies, *(packages.values if packages is not None else ()))
-        spec = attrs.evolve(spec, role=role, packages=packages, dependencies=needed)
+        spec = attrs.evolve(spec, role=role, packages=packages, dependencies=needed, buffer=options.buffer)
     return Prepared(spec, body, call)
 
 

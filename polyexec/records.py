@@ -58,6 +58,7 @@ class Task:
         is_seat: it has no body, and holds a cpu for plain calls.
         placement: where it must run, None if it may anywhere.
         gang: it has no body, and stands for a reservation that waits for its bundles.
+        gives: ids of what others wait for, besides its values, that comes from it, when it ends at the latest.
     """
 
     id: int
@@ -83,6 +84,7 @@ class Task:
     refusals: int = 0
     call: int | None = None
     children: set[int] = attrs.field(factory=set)
+    gives: set[int] = attrs.field(factory=set)
 
 
 @attrs.define(eq=False)

@@ -24,11 +24,12 @@ from polyexec.options import TaskOptions
 from polyexec.output import Output
 from polyexec.packages import Packages
 from polyexec.prepare import prepare_task
-from polyexec.session import ClusterResources, Entry, Info, Session
+from polyexec.remote_items import RemoteItems
+from polyexec.session import ClusterResources, Entry, Info, ItemSource, Session
 from polyexec.shipping import Shipment, Shipments
 from polyexec.spi import Interrupts, Uplink
 from polyexec.stored import Buffer, Head, Stored, Tag
-from polyexec.wire import GangSpec
+from polyexec.wire import GangSpec, Role
 
 _INLINE = 64 * 1024
 """Bytes up to which a value without buffers is a part of the request that brings it."""
@@ -121,6 +122,25 @@ class RemoteSession(Session):
             )
         return self._shipments.ship(options)
 
+    def open_stream(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> tuple[Entry, ItemSource]:
+        """Ask the driver to run a task that gives items."""
+        shipment = self._ship(options)
+        task = prepare_task(
+            self.executor_id,
+            function,
+            args,
+            kwargs,
+            options,
+            snapshot=False,
+            keep_hook=False,
+            role=Role.STREAM,
+            packages=shipment.packages,
+        )
+        first, _ = self.ask("submit", task.spec, None, value=task.body)
+        return self._new_entry(first, task.spec.name, None), RemoteItems(self, first, task.spec.name)
+
     def put(self, value: Any) -> Entry:
         """Ask the driver to store a value."""
         stored = outcome.encode_value("put", value, stage="argument")
@@ -153,6 +173,8 @@ class RemoteSession(Session):
 
     def fetch(self, entry: Entry) -> Stored:
         """Bring a value from the driver."""
+        if entry.stored is not None:
+            return entry.stored
         while True:
             try:
                 note, values = self.ask("fetch", entry.id)
@@ -251,6 +273,13 @@ class RemoteSession(Session):
     def _new_entry(self, entry_id: int, name: str, item: int | None) -> Entry:
         self._held[entry_id] += 1
         return self._entry(entry_id, name, item)
+
+    def receive(self, entry_id: int, name: str, data: bytes | None) -> Entry:
+        """Give the entry of a value that the driver holds for this task, and has sent already if it is small."""
+        entry = self._new_entry(entry_id, name, None)
+        entry.tag, entry.attempts = Tag.VALUE, 1
+        entry.stored = None if data is None else Stored(data)
+        return entry
 
     def _released(self) -> tuple[int, ...]:
         """Give the values that this task has made and does not refer to any more."""

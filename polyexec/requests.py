@@ -34,6 +34,7 @@ class Requests:
         self._runtime = runtime
         self._numbers = itertools.count(1)
         self._waits: dict[int, tuple[object, tuple[int, ...], int | None]] = {}
+        self._blocks: dict[int, tuple[str, Callable[[], None]]] = {}
         self._holds: dict[int, Counter[int]] = {}
         self._given: dict[int, dict[int, object]] = {}
         self._handlers: dict[str, Handler] = {
@@ -96,7 +97,7 @@ class Requests:
         for entry_id in (*spec.dependencies, *spec.references):
             self._entry(entry_id)
         entries = runtime.new_entries(spec.name, spec.num_returns)
-        self._hold(call_id, entries)
+        self.hold(call_id, entries)
         runtime.objects.refer(spec.dependencies)
         runtime.objects.refer(spec.references)
         parent = runtime.scheduler.running[call_id].task.id
@@ -112,14 +113,14 @@ class Requests:
 
     def _on_put(self, request_id: object, call_id: int, main: bool, value: Value, head: bytes) -> None:
         entry = self._runtime.new_entries("put", 1)[0]
-        self._hold(call_id, [entry])
+        self.hold(call_id, [entry])
         self._runtime.put(entry, Head.decode(head)[0], value.handle, value.stored)
         self.reply(request_id, "ok", entry.id)
 
     def _on_promise(self, request_id: object, call_id: int, main: bool, value: Value, name: str) -> None:
         entry = self._runtime.new_entries(name, 1)[0]
         entry.promised = True
-        self._hold(call_id, [entry])
+        self.hold(call_id, [entry])
         self.reply(request_id, "ok", entry.id)
 
     def _on_fulfil(
@@ -159,16 +160,37 @@ class Requests:
         self._runtime.watch(ids)
         self._runtime.scheduler.wait(wait, timeout)
 
+    def block(
+        self, request_id: object, call_id: int, main: bool, value: int, name: str, answer: Callable[[], None]
+    ) -> None:
+        """Let a call wait, as for a value, until the scheduler learns that something has arrived.
+
+        Args:
+            request_id: what it waits for the answer to.
+            call_id: the call.
+            main: the thread of its body waits.
+            value: id of what shall arrive; may be new.
+            name: of what it waits for, for errors.
+            answer: replies when it has arrived; nobody calls it if the wait ends otherwise.
+        """
+        wait = Wait(next(self._numbers), call_id, {value}, 1, main)
+        self._waits[wait.id] = (request_id, (), None)
+        self._blocks[wait.id] = name, answer
+        self._runtime.scheduler.wait(wait, None)
+
     def end_wait(self, wait_id: int, wake: Wake) -> None:
         """Reply to a wait."""
         request_id, ids, lane = self._waits.pop(wait_id)
+        name, answer = self._blocks.pop(wait_id, ("", None))
         if lane is not None:
             lanes.close_lane(lane)
+        elif answer is not None and wake is Wake.READY:
+            answer()
         elif wake is Wake.INTERRUPTED:
             self.reply(request_id, "interrupted", None)
         elif wake is Wake.DEADLOCK:
             found = [self._runtime.objects.entries.get(entry_id) for entry_id in ids]
-            names = sorted({entry.name for entry in found if entry is not None and entry.tag is None})
+            names = sorted({entry.name for entry in found if entry is not None and entry.tag is None}) or [name]
             self._error(
                 request_id,
                 DeadlockError(
@@ -224,7 +246,7 @@ class Requests:
     def new_entry(self, call_id: int, name: str) -> Entry:
         """Make an entry that a call has a Future of."""
         entry = self._runtime.new_entries(name, 1)[0]
-        self._hold(call_id, [entry])
+        self.hold(call_id, [entry])
         return entry
 
     def end_call(self, call_id: int) -> None:
@@ -233,7 +255,8 @@ class Requests:
         for entry_id, count in self._holds.pop(call_id, Counter()).items():
             self._runtime.objects.refer([entry_id], -count)
 
-    def _hold(self, call_id: int, entries: Sequence[Entry]) -> None:
+    def hold(self, call_id: int, entries: Sequence[Entry]) -> None:
+        """Let a call keep the one reference of new values until it drops them or ends."""
         self._holds.setdefault(call_id, Counter()).update(entry.id for entry in entries)
 
     def _release(self, call_id: int, released: Sequence[int]) -> None:

@@ -39,9 +39,10 @@ from polyexec.scheduler import Scheduler
 from polyexec.session import NO_INFO, ClusterResources, Entry, NodeInfo
 from polyexec.spi import Backend, Death, Value, Verdict
 from polyexec.stored import Flag, Head, Outcome, Stored, Tag
+from polyexec.streams import Streams
 from polyexec.tasks import TaskData
 from polyexec.tidings import Tidings
-from polyexec.wire import TaskSpec
+from polyexec.wire import Role, TaskSpec
 
 if TYPE_CHECKING:
     from polyexec.recording import Recorder
@@ -71,7 +72,7 @@ class Runtime:
         # A thread of their own: a callback may wait for a task that waits for its hook.
         self.hooks = CallbackThread("polyexec-hooks")
         self.lineage = Lineage(self)
-        self.objects = ObjectTable(self._free, self._forget, self._report, self.lineage.thin)
+        self.objects = ObjectTable(self._free, self._forget, self._report, self.lineage.thin, self._abandon)
         limit = QUEUE_LIMIT if backend.capabilities.queues_calls else 0
         self.scheduler = Scheduler(time.monotonic, random.random, queue_limit=limit)
         self.capacity: Sequence[NodeState] = ()
@@ -82,6 +83,7 @@ class Runtime:
         self.tidings.listen("output", self.display.show)
         self.requests.serve("written", self._on_written)
         self.reserving = Reserving(self)
+        self.streams = Streams(self)
         self._ids = itertools.count(1)
         self._notes_posted = False
         self._draining = False
@@ -241,11 +243,14 @@ class Runtime:
         """Set ``drained`` as soon as there are no tasks."""
         self._draining = True
         self.scheduler.reservations.stop_waiting()
+        self.streams.close_all()
 
     def submit(self, data: TaskData, parent: int | None) -> None:
         """Take a task; what it refers to is counted, or noted, already."""
         self.objects.settle_notes()
         spec, entries = data.spec, data.entries
+        if spec.role is Role.STREAM:
+            self.streams.open(data, parent)
         if self.failure is not None:
             self._actions.settle_all(entries, self.failure)
             self._actions.release(data)
@@ -363,7 +368,8 @@ class Runtime:
     def cancel_all(self, force: bool) -> None:
         """Cancel every task."""
         for task in tuple(self.scheduler.tasks.values()):
-            if not task.is_seat:
+            # A stream that shall stop is not interrupted in the midst of that.
+            if not task.is_seat and (force or not self.streams.is_stopping(task.id)):
                 self.scheduler.cancel(task.id, force=force, recursive=False, token=None)
         if self.plain is not None:
             self.plain.cancel_all(force)
@@ -476,7 +482,11 @@ class Runtime:
 
     def _forget(self, entry_id: int) -> None:
         self.scheduler.forget(entry_id)
+        self.streams.forget(entry_id)
         self.lineage.forget(entry_id)
+
+    def _abandon(self, entry_id: int) -> None:
+        self.streams.close(entry_id)
 
     def _report(self, entry: Entry, summary: str) -> None:
         self.callbacks.post(lambda: log_unretrieved(entry, summary))

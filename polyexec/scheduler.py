@@ -307,7 +307,7 @@ class Scheduler:
         if parent is not None:
             parent.children.discard(task.id)
         self.actions.append(Settle(task.id, ending, tag, task.attempts))
-        for value in range(task.id, task.id + task.values):
+        for value in (*range(task.id, task.id + task.values), *task.gives):
             self.arrive(value, tag)
 
     # How calls go on and end

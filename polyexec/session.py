@@ -170,6 +170,40 @@ class Entry:
             waiters.clear()
 
 
+class ItemSource(ABC):
+    """Where the items of a stream come from. All methods are thread-safe.
+
+    Attributes:
+        is_closed: the reader has closed it.
+    """
+
+    is_closed: bool = False
+
+    @abstractmethod
+    def poll(self) -> Entry | None:
+        """Take the next item if it is here. Does not block."""
+
+    @abstractmethod
+    def take(self) -> Entry | None:
+        """Wait for the next item and take it; None if there are no more."""
+
+    @abstractmethod
+    def is_over(self) -> bool:
+        """Say whether no more items will come here; some may be here."""
+
+    @abstractmethod
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        """Call back, in any thread, when ``poll`` or ``is_over`` may say something else than now."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Drop what is here, and stop the generator. Does not wait for its end."""
+
+    @abstractmethod
+    def raise_if_cut(self) -> None:
+        """Raise if the items ended because the executor was closed."""
+
+
 class Session(ABC):
     """The few things from which the public classes are built. All methods are thread-safe.
 
@@ -189,6 +223,12 @@ class Session(ABC):
         self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
     ) -> list[Entry]:
         """Take a task, and give the entries of its values."""
+
+    @abstractmethod
+    def open_stream(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> tuple[Entry, ItemSource]:
+        """Take a task that gives items, and give the entry of its end and where its items come from."""
 
     @abstractmethod
     def put(self, value: Any) -> Entry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -11,6 +11,9 @@ from polyexec.records import Task
 from polyexec.session import Entry
 from polyexec.stored import Outcome, Stored
 from polyexec.wire import TaskSpec
+
+if TYPE_CHECKING:
+    from polyexec.inbox import Inbox
 
 
 @attrs.define(eq=False)
@@ -25,6 +28,7 @@ class TaskData:
         lane: where its submitter serves, None if it does not.
         last: the latest outcome of an attempt.
         body_handle: what the engine keeps the body by, if it does; ``body`` is empty then.
+        inbox: where the driver reads its items, if it is a stream of the driver's.
     """
 
     spec: TaskSpec
@@ -34,6 +38,7 @@ class TaskData:
     lane: int | None = None
     last: Outcome | None = None
     body_handle: object | None = None
+    inbox: Inbox | None = None
 
 
 def revise_task(task: Task, spec: TaskSpec) -> None:

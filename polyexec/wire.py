@@ -57,6 +57,7 @@ class TaskSpec:
         role: what its body does.
         placement: where it must run, None if it may anywhere.
         packages: what was sent along with it; the values that hold it are the last of its dependencies.
+        buffer: how many of its items may wait unread, if it is a stream.
     """
 
     name: str
@@ -76,6 +77,7 @@ class TaskSpec:
     role: Role = Role.TASK
     placement: Placement | None = None
     packages: Packages | None = None
+    buffer: int = 0
 
 
 @attrs.frozen

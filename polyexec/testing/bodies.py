@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import polyexec
@@ -262,3 +264,37 @@ def fail_or_beat(number: int, culprit: int, marks: Marks) -> int:
     if number > culprit:
         beat(marks)
     return number
+
+
+def count_for_ever(marks: Marks) -> Iterator[int]:
+    """Yield numbers without end; mark each before it is given, and how it ended."""
+    how = "end"
+    try:
+        for number in itertools.count():
+            marks.add(f"item {number}")
+            yield number
+    except BaseException as error:
+        how = type(error).__name__
+        raise
+    finally:
+        marks.add(f"finally {how}")
+
+
+def divide_down(start: int, stop: int = 0) -> Iterator[float]:
+    """Yield 6 divided by numbers down to the last; fails at 0."""
+    for number in range(start, stop - 1, -1):
+        yield 6 / number
+
+
+def fail_before_item(marks: Marks, number: int) -> Iterator[int]:
+    """Yield numbers up to one, before which the first run fails."""
+    marks.add(f"run {number}")
+    for item in range(number + 1):
+        if item == number and marks.count(f"run {number}") == 1:
+            raise ValueError(f"item {number}")
+        yield item
+
+
+def items_behind_gate(marks: Marks, gate: Gate, name: str) -> Iterator[str]:
+    """Mark the start, wait for a gate, and yield the name."""
+    yield pass_gate(marks, gate, name)

@@ -72,6 +72,7 @@ def _refuses_everything(ex: Executor, future: Any) -> None:
         lambda: ex.options(cpus=0).submit(bodies.add, 1, 1),
         lambda: ex.put(1),
         lambda: list(ex.map(bodies.add, [1], [1])),
+        lambda: ex.stream(range, 3),
     ]
     for call in calls:
         with pytest.raises(polyexec.ExecutorClosed):

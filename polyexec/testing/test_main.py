@@ -79,17 +79,18 @@ _WITHOUT_GUARD = f"""{_DEFINITIONS}
     done = ex.submit(bodies.add, 1, 1)
     assert done.result(30) == 2
     queued = ex.submit(bodies.add, 2, 2)
+    items = ex.stream(range, 3)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         calls = [lambda: ex.submit(bodies.add, 1, 1), lambda: ex.put(1), lambda: ex.wait([done]),
-                 lambda: ex.resources(), lambda: ex.cancel(done)]
+                 lambda: ex.resources(), lambda: ex.cancel(done), lambda: next(items)]
         os.write(writer, json.dumps([told(call) for call in calls]).encode())
         os._exit(0)
     os.close(writer)
     say(child=json.loads(os.read(reader, 10_000)))
     os.waitpid(child, 0)
-    say(parent=[queued.result(30), ex.submit(bodies.add, 3, 3).result(30)])
+    say(parent=[queued.result(30), ex.submit(bodies.add, 3, 3).result(30), len(list(items))])
     ex.close()
     say(closed=True)
 """
@@ -101,13 +102,14 @@ _WITH_GUARD = f"""{_DEFINITIONS}
         "result with timeout": lambda ex, future: future.result(60),
         "as_completed": lambda ex, future: list(ex.as_completed([future])),
         "map": lambda ex, future: list(ex.map(bodies.add, [1], [future])),
+        "stream": lambda ex, future: next(ex.stream(bodies.items_behind_gate, marks, gate, "stream")),
     }}
 
     def attempt(ex, name):
         future = None if inline else ex.submit(bodies.pass_gate, marks, gate, name)
         try:
             say(waiting=name)
-            if inline:
+            if inline and name != "stream":
                 ex.submit(bodies.pass_gate, marks, gate, name)
             else:
                 waits[name](ex, future)
@@ -195,7 +197,7 @@ def unguarded(executors: Executors, target: Target, tmp_path_factory: pytest.Tem
     return _run(_WITHOUT_GUARD, executors, target, tmp_path_factory.mktemp("unguarded"))
 
 
-_WAITS = ("wait", "result", "result with timeout", "as_completed", "map")
+_WAITS = ("wait", "result", "result with timeout", "as_completed", "map", "stream")
 
 
 @pytest.fixture(scope="module")
@@ -224,14 +226,14 @@ def test_what_a_script_with_a_guard_defines(guarded: Told) -> None:
 @clause("F15")
 def test_a_forked_child_is_refused(unguarded: Told) -> None:
     """F15 After ``os.fork`` the child gets ``ForkedExecutor`` at once."""
-    assert unguarded.words.get("child") == [["ForkedExecutor"] * 5], unguarded.ended.errors
+    assert unguarded.words.get("child") == [["ForkedExecutor"] * 6], unguarded.ended.errors
 
 
 @alone
 @clause("F15")
 def test_a_forking_parent_is_unharmed(unguarded: Told) -> None:
     """F15 The parent is unharmed: what was submitted before and after the fork completes, and it closes."""
-    assert unguarded.words.get("parent") == [[4, 6]], unguarded.ended.errors
+    assert unguarded.words.get("parent") == [[4, 6, 3]], unguarded.ended.errors
     assert unguarded.words.get("closed") == [True], unguarded.ended.errors
     assert unguarded.ended.code == 0, unguarded.ended.errors
 

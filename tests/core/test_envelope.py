@@ -125,7 +125,7 @@ def test_the_outcome_says_whether_it_may_be_tried_again(kind: type[Exception], f
     assert Head.decode(stored.data)[0].flags == flags
 
 
-@pytest.mark.parametrize(("value", "found"), [((1, 2, 3), "3 values"), (5, "a int, not a sequence"), ("", "0 values")])
+@pytest.mark.parametrize(("value", "found"), [((1, 2, 3), "3 values"), (5, "a int, not an iterable"), ("", "0 values")])
 def test_a_wrong_number_of_values(value: Any, found: str) -> None:
     """S11."""
     with pytest.raises(polyexec.SpecificationError, match=found):

@@ -42,6 +42,7 @@ BAD_OPTIONS: dict[str, list[Any]] = {
     "strategy": ["pack", None, 1],
     "node": [1, b"node", ["node"]],
     "labels": [None, "zone", {"zone": 1}, {1: "zone"}],
+    "buffer": [0, -1, 1.0, "2", True, None],
 }
 
 GOOD_OPTIONS: dict[str, list[Any]] = {
@@ -63,6 +64,7 @@ GOOD_OPTIONS: dict[str, list[Any]] = {
     "strategy": ["default", "spread"],
     "node": [None, "node", polyexec.NodeAffinity("node", soft=True)],
     "labels": [{}, {"zone": "a", "disk": "ssd"}],
+    "buffer": [1, 1000],
 }
 
 
@@ -90,7 +92,7 @@ def test_good_values(name: str, value: Any) -> None:
 
 
 def test_an_unknown_option_names_the_valid_ones() -> None:
-    with pytest.raises(polyexec.SpecificationError, match="unknown option 'cpu'; valid are cpus, env, gpus"):
+    with pytest.raises(polyexec.SpecificationError, match="unknown option 'cpu'; valid are buffer, cpus, env, gpus"):
         DEFAULT_OPTIONS.evolve(cpu=2)
 
 
