@@ -33,6 +33,10 @@ class ObjectTable:
         forget: called when a value is gone.
         report: called for an error that nobody has looked at.
         thin: called when fewer refer to a value, some of whom may never need it.
+
+    Attributes:
+        residents: values that are made by what lives as long as somebody refers to them.
+        abandoned: those to which nobody refers any more; for the loop to take.
     """
 
     def __init__(
@@ -42,6 +46,8 @@ class ObjectTable:
         report: Callable[[Entry, str], None],
         thin: Callable[[Entry], None],
     ) -> None:
+        self.residents: set[int] = set()
+        self.abandoned: deque[int] = deque()
         self.entries: dict[int, Entry] = {}
         self._contents: dict[int, _Content] = {}
         self._changes: deque[tuple[int, int]] = deque()
@@ -98,6 +104,8 @@ class ObjectTable:
                     unused.append(entry)
                 elif entry.held:
                     self._thin(entry)
+                elif entry.count <= 0 and entry_id in self.residents:
+                    self.abandoned.append(entry_id)
         return unused
 
     def settle(self, entries: list[Entry], head: Head, stored: Stored | None, handle: object | None) -> None:
@@ -165,6 +173,7 @@ class ObjectTable:
     def _drop(self, entry: Entry, summary: str = "") -> list[Entry]:
         """Free a value, and give the entries that nobody refers to any more."""
         del self.entries[entry.id]
+        self.residents.discard(entry.id)
         self._forget(entry.id)
         content = self._contents.pop(entry.id, None)
         if entry.tag is Tag.ERROR and not entry.retrieved:

@@ -25,6 +25,10 @@ class Slot:
     index: int
 
 
+PROBE = ""
+"""Name of a method that every actor has: that it can be called is all that is asked."""
+
+
 class Role(enum.Enum):
     """What the body of a task does besides to run and give a value."""
 
@@ -57,6 +61,8 @@ class TaskSpec:
         role: what its body does.
         placement: where it must run, None if it may anywhere.
         packages: what was sent along with it; the values that hold it are the last of its dependencies.
+        width: how many calls of methods it runs at the same time, if it is an actor; else 0.
+        actor: id of the actor of which it calls a method.
     """
 
     name: str
@@ -76,6 +82,8 @@ class TaskSpec:
     role: Role = Role.TASK
     placement: Placement | None = None
     packages: Packages | None = None
+    width: int = 0
+    actor: int | None = None
 
 
 @attrs.frozen

@@ -42,6 +42,8 @@ BAD_OPTIONS: dict[str, list[Any]] = {
     "strategy": ["pack", None, 1],
     "node": [1, b"node", ["node"]],
     "labels": [None, "zone", {"zone": 1}, {1: "zone"}],
+    "restarts": [-1, 1.0, "3", True, None],
+    "concurrency": [0, -1, 1.0, "2", True],
 }
 
 GOOD_OPTIONS: dict[str, list[Any]] = {
@@ -63,6 +65,8 @@ GOOD_OPTIONS: dict[str, list[Any]] = {
     "strategy": ["default", "spread"],
     "node": [None, "node", polyexec.NodeAffinity("node", soft=True)],
     "labels": [{}, {"zone": "a", "disk": "ssd"}],
+    "restarts": [0, 3],
+    "concurrency": [None, 1, 100],
 }
 
 
@@ -90,7 +94,9 @@ def test_good_values(name: str, value: Any) -> None:
 
 
 def test_an_unknown_option_names_the_valid_ones() -> None:
-    with pytest.raises(polyexec.SpecificationError, match="unknown option 'cpu'; valid are cpus, env, gpus"):
+    with pytest.raises(
+        polyexec.SpecificationError, match="unknown option 'cpu'; valid are concurrency, cpus, env, gpus"
+    ):
         DEFAULT_OPTIONS.evolve(cpu=2)
 
 
