@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from polyexec.actor import ActorHandle
     from polyexec.connection import connect
     from polyexec.errors import (
         ActorDied,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 else:
     # Names are imported when they are first used: a worker process needs few of them, and its start is waited for.
     _MODULES = {
+        "ActorHandle": "actor",
         "ClusterResources": "session",
         "Event": "events",
         "EventKind": "events",
@@ -79,6 +81,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ActorDied",
+    "ActorHandle",
     "BackendBroken",
     "BackendLost",
     "BackendNotFound",

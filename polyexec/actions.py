@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from polyexec import lanes, outcome
 from polyexec.endings import failure_of
-from polyexec.errors import BackendBroken
+from polyexec.errors import BackendBroken, ObjectLost, PolyexecError
 from polyexec.hooks import ask_hook
 from polyexec.lineage import is_missing
 from polyexec.mailbox import Mailbox
 from polyexec.records import (
     Action,
+    ActorGone,
     Answer,
     Cancelled,
     Consult,
     DependencyFailed,
+    Dismiss,
     Drop,
     Ended,
     Ending,
@@ -27,13 +29,14 @@ from polyexec.records import (
     Failed,
     Granted,
     Halt,
+    Invoke,
     Lend,
     Resume,
     Settle,
     Start,
 )
 from polyexec.session import Entry
-from polyexec.spi import Call, Lease
+from polyexec.spi import Call, Lease, Value
 from polyexec.stored import Head, Outcome, Stored, Tag
 from polyexec.tasks import TaskData, revise_task
 from polyexec.wire import Attempt, Role, TaskSpec
@@ -71,6 +74,7 @@ class Actions:
         for action in batch:
             if isinstance(action, Drop):
                 self.calls.pop(action.call, None)
+                self._runtime.desk.drop(action.call)
                 self._runtime.requests.end_call(action.call)
         if faults:
             raise faults[0]
@@ -126,6 +130,48 @@ class Actions:
         # A stream ends by itself; where calls run inline it must not run in the thread that reads it.
         return spec.role is Role.ACTOR or (spec.role is Role.STREAM and self._runtime.backend.capabilities.inline)
 
+    def _invoke(self, action: Invoke) -> None:
+        data = self.data[action.task]
+        spec = data.spec
+        self.calls[action.call] = action.task
+        for entry in data.entries:
+            entry.running, entry.attempts = True, 1
+        lost = [
+            entry for entry in map(self._runtime.objects.entries.__getitem__, spec.dependencies) if is_missing(entry)
+        ]
+        if lost:
+            # To wait for it again would let later calls of its caller overtake it.
+            error = ObjectLost(lost[0].name, f"it was to be an argument of {spec.name!r}")
+            self._runtime.take_outcome(action.call, Outcome.of(outcome.encode_error(error)))
+            return
+        attempt = Attempt(
+            action.call,
+            action.task,
+            1,
+            spec.name,
+            1,
+            spec.env,
+            None,
+            self._items(spec),
+            spec.num_returns,
+            None,
+            spec.timeout is not None,
+        )
+        if self._runtime.recorder is not None:
+            node = self._runtime.scheduler.ledger.node_of(action.node)
+            size = sum(self._runtime.objects.entries[value].nbytes for value in spec.dependencies)
+            self._runtime.recorder.handed(action.task, 1, node, size, runs=True)
+        self._runtime.desk.invoke(action, attempt, data.body, data.body_handle, self._values(spec))
+
+    def _dismiss(self, action: Dismiss) -> None:
+        self._runtime.desk.dismiss(action)
+
+    def _values(self, spec: TaskSpec) -> list[Value]:
+        return [self._runtime.value_of(self._runtime.objects.entries[value]) for value in spec.dependencies]
+
+    def _items(self, spec: TaskSpec) -> tuple[int | None, ...]:
+        return tuple(self._runtime.objects.entries[value].item for value in spec.dependencies)
+
     def _attempt(self, action: Start, spec: TaskSpec, lease: Lease) -> Attempt:
         assigns = self._runtime.backend.capabilities.assigns_gpus
         return Attempt(
@@ -136,7 +182,7 @@ class Actions:
             max(1, int(spec.request.cpus)),
             spec.env,
             None if assigns or not spec.request.gpus else lease.gpu_ids,
-            tuple(self._runtime.objects.entries[value].item for value in spec.dependencies),
+            self._items(spec),
             spec.num_returns,
             spec.retry_on,
             spec.timeout is not None,
@@ -144,7 +190,8 @@ class Actions:
         )
 
     def _halt(self, action: Halt) -> None:
-        self._runtime.backend.cancel(action.call, force=action.force)
+        if not self._runtime.desk.halt(action.call):
+            self._runtime.backend.cancel(action.call, force=action.force)
 
     def _settle(self, action: Settle) -> None:
         data = self.data.pop(action.task)
@@ -182,6 +229,9 @@ class Actions:
             return ending.error
         if isinstance(ending, Granted):
             return outcome.encode_value(data.spec.name, None)
+        if isinstance(ending, ActorGone) and data.spec.actor is not None:
+            # Whoever has called the actor is told of its end.
+            self._runtime.objects.entries[data.spec.actor].retrieved = True
         tag = Tag.CANCELLED if isinstance(ending, Cancelled) else Tag.ERROR
         return outcome.encode_error(failure_of(data.spec.name, ending), tag=tag)
 
@@ -210,7 +260,7 @@ class Actions:
     def _answer(self, action: Answer) -> None:
         self.answer(action.token, action.value)
 
-    def answer(self, token: object, value: bool) -> None:
+    def answer(self, token: object, value: bool | PolyexecError) -> None:
         """Tell whoever has cancelled something whether that worked."""
         if isinstance(token, Mailbox):
             token.put(value)
@@ -221,10 +271,12 @@ class Actions:
         self._runtime.requests.end_wait(action.wait, action.wake)
 
     def _lend(self, action: Lend) -> None:
-        self._runtime.backend.blocked(action.call)
+        if not self._runtime.desk.hosts(action.call):
+            self._runtime.backend.blocked(action.call)
 
     def _resume(self, action: Resume) -> None:
-        self._runtime.backend.resumed(action.call)
+        if not self._runtime.desk.hosts(action.call):
+            self._runtime.backend.resumed(action.call)
 
     def _consult(self, action: Consult) -> None:
         data = self.data[action.task]
@@ -268,4 +320,6 @@ class Actions:
         Lend: _lend,
         Resume: _resume,
         Consult: _consult,
+        Invoke: _invoke,
+        Dismiss: _dismiss,
     }

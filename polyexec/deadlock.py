@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from polyexec.actor_calls import Actor
 from polyexec.ledger import LENT, Ledger
 from polyexec.placement import Placement
 from polyexec.records import Running, State, Stop, Task, Wait, Wake
@@ -41,8 +42,13 @@ def resolve(scheduler: Scheduler) -> None:
 def _worth_looking(scheduler: Scheduler) -> bool:
     blocked = scheduler.waits.blocked
     owners = {held.owner for held in scheduler.reservations.held.values()}
-    return len(blocked) == len(scheduler.running) or any(
-        call.id in owners or any(name not in LENT for name in call.grant.need) for call in blocked.values()
+    return (
+        scheduler.all_blocked()
+        or any(
+            call.id in owners or any(name not in LENT and not call.keeps for name in call.grant.need)
+            for call in blocked.values()
+        )
+        or scheduler.actors.has_jam()
     )
 
 
@@ -72,12 +78,29 @@ class _Trial:
                 # The driver may close it, so that others find room; what waits in it is still to find room there.
                 self.ledger.count_twice(reservation)
         for call in self.scheduler.running.values():
-            if self._ends_by_itself(call):
+            if not self._depends_on_calls(call) and self._ends_by_itself(call):
                 self._end(call)
         waiting = dict(self.scheduler.tasks)
         progress = True
         while progress:
-            progress = self._start_what_can(waiting) or self._answer_what_can()
+            progress = self._serve_what_can() or self._start_what_can(waiting) or self._answer_what_can()
+
+    def _depends_on_calls(self, call: Running) -> bool:
+        """Say whether this is an instance that serves, or a call that lies there behind others."""
+        actors = self.scheduler.actors
+        return actors.serves(call.task) or (call.host is not None and not actors.is_executing(call))
+
+    def _serve_what_can(self) -> bool:
+        """Let instances run what was handed to them, and end if that will end."""
+        found = []
+        for actor in self.scheduler.actors.serving():
+            left = [call for call in actor.handed.values() if call.id not in self.ending_calls]
+            found += [call for call in left[: actor.width] if call not in actor.executing()]
+            if not left and actor.call is not None and actor.call.id not in self.ending_calls:
+                found.append(actor.call)
+        for call in found:
+            self._end(call)
+        return bool(found)
 
     def _ends_by_itself(self, call: Running) -> bool:
         if call.id not in self.scheduler.waits.blocked or call.stop is not Stop.NO:
@@ -102,7 +125,7 @@ class _Trial:
     def _start_what_can(self, waiting: dict[int, Task]) -> bool:
         before = len(waiting)
         for task in tuple(waiting.values()):
-            if task.state is not State.RUNNING and self._has_values(task) and self._fits(task):
+            if task.state is not State.RUNNING and self._has_values(task) and self._can_start(task):
                 self._make(task)
                 del waiting[task.id]
         return len(waiting) < before
@@ -113,13 +136,30 @@ class _Trial:
     def _will_be_there(self, value: int) -> bool:
         return value in self.scheduler.values or value in self.coming or value in self.scheduler.underway
 
+    def _can_start(self, task: Task) -> bool:
+        return self._fits(task) if task.actor is None else self._can_be_served(task)
+
+    def _can_be_served(self, method: Task) -> bool:
+        actor = self.scheduler.actors.actor_of(method)
+        before = self.scheduler.actors.line_of(method)
+        return self._takes_calls(actor) and all(
+            task.id in self.coming for task in before if task.state is not State.DONE
+        )
+
+    def _takes_calls(self, actor: Actor) -> bool:
+        if actor.call is not None:
+            return sum(1 for call in actor.handed.values() if call.id not in self.ending_calls) < actor.width
+        return actor.task.id in self.coming
+
     def _fits(self, task: Task) -> bool:
         # A call that is blocked for good still has lent its cpus and slot, so that the ledger is right.
         if task.patient or (task.placement is not None and self._is_open(task.placement)):
             return True
-        return (
-            task.gang.shape.has_room(self.ledger, {}) if task.gang else self.ledger.has_room(task.need, task.placement)
-        )
+        if task.gang is not None:
+            return task.gang.shape.has_room(self.ledger, {})
+        # What lives on gets nothing of that.
+        kept = self.scheduler.waits.lent(self.ending_calls) if task.width else {}
+        return self.ledger.has_room(task.need, task.placement, kept)
 
     def _is_open(self, placement: Placement) -> bool:
         """Say whether a reservation would be closed, which ends what waits for it, or waits itself for new nodes."""

@@ -18,20 +18,20 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from polyexec import blocking, lanes, outcome, shipped
-from polyexec.errors import ExecutorClosed, ForkedExecutor, ObjectLost
+from polyexec.errors import ExecutorClosed, ForkedExecutor, ObjectLost, PolyexecError
 from polyexec.feasibility import check_gang, check_own
 from polyexec.future import Future
 from polyexec.inbox import Inbox
 from polyexec.mailbox import Mailbox
-from polyexec.options import TaskOptions
-from polyexec.prepare import prepare_task
+from polyexec.options import DEFAULT_OPTIONS, TaskOptions
+from polyexec.prepare import Prepared, prepare_actor, prepare_method, prepare_task
 from polyexec.runtime import Runtime, log_unretrieved
 from polyexec.session import ClusterResources, Entry, Info, ItemSource, Session, drivers
 from polyexec.shipping import Shipments
 from polyexec.spi import Backend
 from polyexec.stored import Head, Stored, Tag
 from polyexec.tasks import TaskData
-from polyexec.wire import GangSpec, Role, TaskSpec
+from polyexec.wire import PROBE, GangSpec, Role, TaskSpec
 
 if TYPE_CHECKING:
     from polyexec.recording import Recorder
@@ -127,15 +127,23 @@ class DriverSession(Session):
             role=role,
             packages=shipment.packages,
         )
-        runtime, spec = self._runtime, task.spec
-        runtime.check_feasible(spec)
+        self._runtime.check_feasible(task.spec)
         if capabilities.inline and self._reserved:
-            self._check_own(spec)
+            self._check_own(task.spec)
+        return self._data(task, task.call if shares else None)
+
+    def _data(self, task: Prepared, shared: tuple[Any, ...] | None) -> TaskData:
+        runtime, spec = self._runtime, task.spec
         runtime.keep_folder(spec)
         entries = runtime.new_entries(spec.name, spec.num_returns)
         for value in (*spec.dependencies, *spec.references):
             runtime.objects.note(value, 1)
-        return TaskData(spec, task.body, task.call if shares else None, entries)
+        return TaskData(spec, task.body, shared, entries)
+
+    def _post(self, task: Prepared, shared: tuple[Any, ...] | None) -> list[Entry]:
+        data = self._data(task, shared)
+        self._runtime.post(self._runtime.submit, data, None, ("thread", threading.get_ident()))
+        return data.entries
 
     def open_stream(
         self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
@@ -147,6 +155,47 @@ class DriverSession(Session):
         data.inbox = Inbox(self._runtime, end, options.buffer, self)
         self._runtime.post(self._runtime.submit, data, None)
         return end, data.inbox
+
+    def make_actor(
+        self, cls: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> Entry:
+        """Take an actor."""
+        self._check()
+        shares = self._backend.capabilities.shares_arguments
+        shipment = self._shipments.ship(options)
+        task = prepare_actor(
+            self.executor_id, cls, args, kwargs, options, snapshot=not shares, packages=shipment.packages
+        )
+        self._runtime.check_feasible(task.spec)
+        (actor,) = self._post(task, task.call if shares else None)
+        if self._backend.capabilities.inline:
+            self.call_actor(actor, PROBE, (), {}, DEFAULT_OPTIONS)[0].retrieved = True
+        return actor
+
+    def call_actor(
+        self, actor: Entry, method: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> list[Entry]:
+        """Take a call; where calls run inline it has ended when this returns."""
+        self._check()
+        task = prepare_method(self.executor_id, actor, method, args, kwargs, options, snapshot=True)
+        entries = self._post(task, None)
+        if self._backend.capabilities.inline and self._is_made(actor):
+            self.wait(entries, len(entries), None)
+        return entries
+
+    def _is_made(self, actor: Entry) -> bool:
+        answer = Mailbox[bool](self._loop)
+        self._runtime.post(lambda: answer.put(self._runtime.desk.is_made(actor.id)))
+        return answer.take()
+
+    def kill(self, actor: Entry) -> bool:
+        """End an actor."""
+        self._check_process()
+        if actor.tag is not None or self._closed.is_set():
+            return False
+        answer = Mailbox[bool](self._loop)
+        self._runtime.post(self._runtime.scheduler.actors.kill, actor.id, answer)
+        return True if self._runtime.in_loop() else answer.take()
 
     def put(self, value: Any) -> Entry:
         """Serialise a value, and give it to the engine or keep it."""
@@ -299,11 +348,14 @@ class DriverSession(Session):
         self._check_process()
         if entry.tag is not None or self._closed.is_set():
             return False
-        answer = Mailbox[bool](self._loop)
+        answer = Mailbox[bool | PolyexecError](self._loop)
         runtime = self._runtime
         runtime.post(lambda: runtime.cancel_entry(entry, entry.task_id, force=force, recursive=recursive, token=answer))
         # An abandoned map, for example, cancels wherever it is collected; the loop cannot wait for itself.
-        return True if runtime.in_loop() else answer.take()
+        found = True if runtime.in_loop() else answer.take()
+        if isinstance(found, PolyexecError):
+            raise found
+        return found
 
     def subscribe(self, entry: Entry, callback: Callable[[], None]) -> None:
         """Call back in the callback thread, or here and now."""

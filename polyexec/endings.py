@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 from polyexec.errors import (
+    ActorDied,
     BackendBroken,
     ExecutorClosed,
     InfeasibleResources,
@@ -12,7 +13,7 @@ from polyexec.errors import (
     TaskTimeout,
     WorkerDied,
 )
-from polyexec.records import Cancelled, Died, Displaced, Ending, NodeGone, TimedOut
+from polyexec.records import ActorGone, Cancelled, Died, Displaced, Ending, NodeGone, TimedOut
 from polyexec.spi import Death
 
 
@@ -22,7 +23,7 @@ def _likely_cause(death: Death) -> str:
     if death.signal in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE):
         return "a fault in native code"
     if death.exit_code is not None:
-        return "something in the task ended the process, os._exit for example"
+        return "something in its code ended the process, os._exit for example"
     return ""
 
 
@@ -48,4 +49,14 @@ def failure_of(task: str, ending: Ending) -> BaseException:
         return ExecutorClosed(f"task {task!r} did not run: the reservation that it was to run in was closed before")
     if isinstance(ending, NodeGone):
         return InfeasibleResources(task, f"a place on node {ending.node!r}", "no such node any more")
+    if isinstance(ending, ActorGone):
+        return _actor_died(task, ending)
     return BackendBroken(f"task {task!r} ended in an unknown way: {ending!r}")
+
+
+def _actor_died(task: str, ending: ActorGone) -> ActorDied:
+    death = ending.death
+    if death is None:
+        return ActorDied(task, cause=ending.cause)
+    cause = ending.cause or death.cause or _likely_cause(death)
+    return ActorDied(task, death.host, death.pid, death.signal, death.exit_code, cause)

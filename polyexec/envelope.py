@@ -218,22 +218,112 @@ def run(
         return prepared.refusal
     attempt = Attempt.decode(head)
     try:
-        return _Body(attempt, body, values, shared, prepared.setup, uplink, interrupts).outcome()
+        task = _TaskBody(attempt, body, values, shared, setup=prepared.setup, uplink=uplink, interrupts=interrupts)
+        return task.outcome()
     except BaseException as error:
         # A fault of the envelope's own, or a variable that the system refuses.
         return outcome.encode_error(error)
 
 
 @attrs.define(eq=False)
-class _Body:
+class Body:
+    """What a call runs.
+
+    Attributes:
+        attempt: what the envelope must know.
+        body: function and arguments.
+        values: what ``Slot`` stands for among the arguments.
+        shared: function and arguments as the caller gave them, or None.
+        began: when the function was called, on the performance counter.
+    """
+
     attempt: Attempt
     body: Stored
     values: Sequence[Stored]
     shared: tuple[Any, ...] | None
-    setup: Setup
-    uplink: Uplink
-    interrupts: Interrupts
     began: float = attrs.field(factory=time.perf_counter)
+
+    def announce(self, session: RemoteSession) -> None:
+        """Tell the driver that the body begins, if it wants to know."""
+        if self.attempt.announce:
+            session.announce()
+
+    def encoded(self) -> Stored:
+        """Run the function, and encode how it ended; raises ``Interrupted`` alone."""
+        try:
+            function, args, kwargs = self.load()
+            self.began = time.perf_counter()
+            return self.encode(function(*args, **kwargs))
+        except Interrupted:
+            raise
+        except BaseException as error:
+            return self.failed(error)
+
+    def encode(self, value: Any) -> Stored:
+        """Encode what the function has returned."""
+        if self.attempt.num_returns > 1:
+            value = self._several(value)
+        return outcome.encode_value(self.attempt.name, value, duration=time.perf_counter() - self.began)
+
+    def failed(self, error: BaseException) -> Stored:
+        """Encode what the function has raised."""
+        shown = exited(self.attempt.name, error) if isinstance(error, SystemExit) else error
+        flags = Flag.RETRYABLE if self._may_retry(shown) else Flag.NONE
+        return outcome.encode_error(shown, flags=flags, duration=time.perf_counter() - self.began)
+
+    def load(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """Decode function and arguments."""
+        try:
+            function, args, kwargs = self.shared or payload.load(self.body.data, payload.writable(self.body.buffers))
+        except (Interrupted, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {outcome.text_of(error)}"
+            raise SerializationError("argument-load", self.attempt.name, "the arguments", reason) from error
+        return (
+            function,
+            tuple(self._filled(argument, f"argument {index}") for index, argument in enumerate(args)),
+            {key: self._filled(argument, f"argument {key!r}") for key, argument in kwargs.items()},
+        )
+
+    def _filled(self, argument: Any, what: str) -> Any:
+        if type(argument) is not Slot:
+            return argument
+        stored, item = self.values[argument.index], self.attempt.items[argument.index]
+        try:
+            value = outcome.decode(stored, self.attempt.name, stage="argument-load")
+        except SerializationError as error:
+            raise SerializationError(error.stage, error.task, what, error.reason) from error.__cause__
+        return value if item is None else value[item]
+
+    def _several(self, value: Any) -> tuple[Any, ...]:
+        count = self.attempt.num_returns
+        items = iterated(value)
+        if items is None:
+            raise SpecificationError(self._wrong_count(f"a {type(value).__name__}, not an iterable"))
+        with closing(items):
+            # One more, so that an endless generator is noticed.
+            values = tuple(itertools.islice(items, count + 1))
+        if len(values) != count:
+            known = len(value) if isinstance(value, Sized) else len(values)
+            found = f"{known} values" if known < count or isinstance(value, Sized) else f"more than {count} values"
+            raise SpecificationError(self._wrong_count(found))
+        return values
+
+    def _wrong_count(self, found: str) -> str:
+        return f"task {self.attempt.name!r} was submitted with num_returns={self.attempt.num_returns} but gave {found}"
+
+    def _may_retry(self, error: BaseException) -> bool:
+        if self.attempt.retry_on is None:
+            return False
+        return isinstance(error, pickle.loads(self.attempt.retry_on))
+
+
+@attrs.define(eq=False)
+class _TaskBody(Body):
+    setup: Setup = attrs.field(kw_only=True)
+    uplink: Uplink = attrs.field(kw_only=True)
+    interrupts: Interrupts = attrs.field(kw_only=True)
 
     def outcome(self) -> Stored:
         """Run the body, and encode how it ended."""
@@ -281,74 +371,8 @@ class _Body:
 
     def _interruptible(self, session: RemoteSession) -> Stored:
         def body() -> Stored:
-            if self.attempt.announce:
-                session.announce()
-            return self._encoded()
+            self.announce(session)
+            return self.encoded()
 
         found = interruptible(self.interrupts, self.attempt.call_id, body)
         return outcome.cancelled(self.attempt.name) if found is None else found
-
-    def _encoded(self) -> Stored:
-        try:
-            function, args, kwargs = self._load()
-            self.began = time.perf_counter()
-            value = function(*args, **kwargs)
-            if self.attempt.num_returns > 1:
-                value = self._several(value)
-            return outcome.encode_value(self.attempt.name, value, duration=time.perf_counter() - self.began)
-        except Interrupted:
-            raise
-        except SystemExit as error:
-            return self._failed(exited(self.attempt.name, error))
-        except BaseException as error:
-            return self._failed(error)
-
-    def _load(self) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        try:
-            function, args, kwargs = self.shared or payload.load(self.body.data, payload.writable(self.body.buffers))
-        except (Interrupted, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            reason = f"{type(error).__name__}: {outcome.text_of(error)}"
-            raise SerializationError("argument-load", self.attempt.name, "the arguments", reason) from error
-        return (
-            function,
-            tuple(self._filled(argument, f"argument {index}") for index, argument in enumerate(args)),
-            {key: self._filled(argument, f"argument {key!r}") for key, argument in kwargs.items()},
-        )
-
-    def _filled(self, argument: Any, what: str) -> Any:
-        if type(argument) is not Slot:
-            return argument
-        stored, item = self.values[argument.index], self.attempt.items[argument.index]
-        try:
-            value = outcome.decode(stored, self.attempt.name, stage="argument-load")
-        except SerializationError as error:
-            raise SerializationError(error.stage, error.task, what, error.reason) from error.__cause__
-        return value if item is None else value[item]
-
-    def _several(self, value: Any) -> tuple[Any, ...]:
-        count = self.attempt.num_returns
-        items = iterated(value)
-        if items is None:
-            raise SpecificationError(self._wrong_count(f"a {type(value).__name__}, not an iterable"))
-        with closing(items):
-            # One more, so that an endless generator is noticed.
-            values = tuple(itertools.islice(items, count + 1))
-        if len(values) != count:
-            known = len(value) if isinstance(value, Sized) else len(values)
-            found = f"{known} values" if known < count or isinstance(value, Sized) else f"more than {count} values"
-            raise SpecificationError(self._wrong_count(found))
-        return values
-
-    def _wrong_count(self, found: str) -> str:
-        return f"task {self.attempt.name!r} was submitted with num_returns={self.attempt.num_returns} but gave {found}"
-
-    def _failed(self, error: BaseException) -> Stored:
-        flags = Flag.RETRYABLE if self._may_retry(error) else Flag.NONE
-        return outcome.encode_error(error, flags=flags, duration=time.perf_counter() - self.began)
-
-    def _may_retry(self, error: BaseException) -> bool:
-        if self.attempt.retry_on is None:
-            return False
-        return isinstance(error, pickle.loads(self.attempt.retry_on))

@@ -187,7 +187,14 @@ class WorkerDied(PolyexecError, RuntimeError):
 
 
 class ActorDied(WorkerDied):
-    """The process of an actor has died."""
+    """The actor whose method was called has died, or was ended; the call may have begun."""
+
+    def __str__(self) -> str:
+        if self.pid is None and not self.host:
+            return f"the call {self.task!r} has no result, because its actor is gone: {self.cause}"
+        where = f"process {self.pid} on {self.host}{self._ending()}"
+        text = f"the call {self.task!r} has no result, because its actor died ({where})"
+        return f"{text}: {self.cause}" if self.cause else text
 
 
 class TaskCancelled(PolyexecError, concurrent.futures.CancelledError):

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterable, Callable, Generator, Iterable, Iterat
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from polyexec import actor as actors_module
 from polyexec import future as futures_module
 from polyexec import mapping
+from polyexec.actor import ActorHandle
 from polyexec.errors import SpecificationError
 from polyexec.future import Future, entries_of
 from polyexec.options import DEFAULT_OPTIONS, OPTION_NAMES, Resources, TaskOptions
@@ -89,6 +91,53 @@ class Executor:
         if options.num_returns == 1:
             return Future(session, entries[0])
         return [Future(session, entry) for entry in entries]  # type: ignore[return-value]  # S11
+
+    def actor(self, cls: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ActorHandle:
+        """Start an actor: an instance of a class that lives in a worker, and keeps its state from call to call.
+
+        Returns at once, except on a backend that runs tasks inline. While it lives it holds what its options say (A7),
+        by default no cpu; ``restarts`` and ``concurrency`` are for actors alone. It ends when its last handle goes, by
+        ``kill``, or at close (A6).
+
+        Args:
+            cls: any class.
+            *args: arguments of its constructor; Futures among them are replaced by their values.
+            **kwargs: its keyword arguments.
+
+        Returns:
+            A handle, on which methods can be called at once; if the constructor fails, each call fails with its error.
+
+        Raises:
+            SpecificationError: this is no class, or an option is not for actors.
+            SerializationError: something cannot be serialised.
+            InfeasibleResources: no node could ever hold it.
+            ExecutorClosed: the executor has been closed.
+        """
+        options = self._options_for(cls)
+        own = getattr(cls, "__polyexec_options__", {})
+        if "cpus" not in self._chosen and "cpus" not in own:
+            options = options.evolve(cpus=0)
+        return actors_module.create(self._here(), cls, args, kwargs, options)
+
+    def kill(self, handle: ActorHandle) -> bool:
+        """End an actor at once, whatever it does; it is not restarted.
+
+        Calls that have not ended, and later ones, fail with ``ActorDied``. Blocks until it is known whether that
+        worked, about a second at most.
+
+        Args:
+            handle: of the actor.
+
+        Returns:
+            False if it had ended already.
+
+        Raises:
+            SpecificationError: this is no handle of this executor.
+        """
+        session = self._here()
+        if not isinstance(handle, ActorHandle):
+            raise SpecificationError(f"kill takes the handle of an actor, not {handle!r}; cancel stops tasks")
+        return session.kill(entries_of(session, [handle._future])[0])
 
     def put(self, value: T) -> Future[T]:
         """Store a value once, for use by many tasks.

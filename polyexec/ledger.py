@@ -6,7 +6,7 @@ have was taken from a real node.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
@@ -27,7 +27,38 @@ from polyexec.options import Resources
 from polyexec.placement import Placement, has_labels
 from polyexec.spi import Node
 
-__all__ = ["LENT", "SLOT", "UNIT", "Grant", "Ledger", "Need", "add_up", "amounts_of", "need_of"]
+__all__ = [
+    "LENT",
+    "SLOT",
+    "UNIT",
+    "Grant",
+    "Ledger",
+    "Need",
+    "add_up",
+    "add_up_needs",
+    "amounts_of",
+    "need_of",
+    "resident_need",
+]
+
+
+_NONE: Kept = {}
+
+
+def resident_need(request: Resources) -> dict[str, int]:
+    """Turn the request of a body that lives on into units; it takes no slot, so that others can run beside it."""
+    return {name: amount for name, amount in need_of(request).items() if name != SLOT}
+
+
+def add_up_needs(*needs: Mapping[str, Need]) -> dict[str, dict[str, int]]:
+    """Add what is needed on each node."""
+    total: dict[str, dict[str, int]] = {}
+    for need in needs:
+        for node, amounts in need.items():
+            here = total.setdefault(node, {})
+            for name, amount in amounts.items():
+                here[name] = here.get(name, 0) + amount
+    return total
 
 
 def add_up(amounts: Iterable[Resources]) -> Resources:
@@ -174,9 +205,9 @@ class Ledger:
             twin._states |= {bundle.id: bundle for bundle in copies.values()}
         return twin
 
-    def has_room(self, need: Need, placement: Placement | None = None) -> bool:
-        """Say whether some node has room now."""
-        return any(state.node.alive and state.fits(need, {}) for state in self.candidates(placement, need))
+    def has_room(self, need: Need, placement: Placement | None = None, kept: Kept = _NONE) -> bool:
+        """Say whether some node has room now, beside what is kept there."""
+        return any(state.node.alive and state.fits(need, kept) for state in self.candidates(placement, need))
 
     def lacks_only_cpus(self, need: Need, placement: Placement | None = None) -> bool:
         """Say whether a need would be met at once if calls that hold nothing but a cpu ended."""

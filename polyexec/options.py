@@ -102,6 +102,14 @@ def _retries(value: Any) -> int:
     return _integer("retries", value, 0)
 
 
+def _restarts(value: Any) -> int:
+    return _integer("restarts", value, 0)
+
+
+def _concurrency(value: Any) -> int | None:
+    return None if value is None else _integer("concurrency", value, 1)
+
+
 def _num_returns(value: Any) -> int:
     return _integer("num_returns", value, 1)
 
@@ -230,6 +238,9 @@ class TaskOptions:
         node: id of the node on which it must run, or a ``NodeAffinity``, which may be a wish.
         labels: names and values that its node must have.
         buffer: number of items of a stream that may wait unread; means nothing to other calls.
+        restarts: for actors: how often one is made again after its process died.
+        concurrency: for actors: how many calls run at the same time; None for 1, or 1000 if the class has ``async``
+            methods.
     """
 
     cpus: float = attrs.field(default=1, converter=_cpus)
@@ -254,6 +265,8 @@ class TaskOptions:
     labels: Mapping[str, str] = attrs.field(factory=dict, converter=_labels)
     buffer: int = attrs.field(default=16, converter=_buffer)
     bundle: Bundle | None = attrs.field(default=None, kw_only=True, repr=False)
+    restarts: int = attrs.field(default=0, converter=_restarts)
+    concurrency: int | None = attrs.field(default=None, converter=_concurrency)
     is_plain: bool = attrs.field(init=False, eq=False, repr=False)
 
     @is_plain.default

@@ -26,7 +26,7 @@ CHAIN_LIMIT = 16
 FRAME_LIMIT = 200
 MESSAGE_LIMIT = 64 * 1024
 TRACEBACK_LIMIT = 256 * 1024
-_OWN_FRAMES = ("polyexec.envelope", "polyexec.chunks")
+_OWN_FRAMES = ("polyexec.envelope", "polyexec.chunks", "polyexec.actor_host", "polyexec.actor_methods")
 _PICKLE_LIMIT = 1024 * 1024
 
 

@@ -12,12 +12,18 @@ import cloudpickle
 from polyexec import payload
 from polyexec.errors import SpecificationError, TaskTimeout
 from polyexec.future import Future
-from polyexec.options import TaskOptions
+from polyexec.options import DEFAULT_OPTIONS, Resources, TaskOptions
 from polyexec.packages import Packages
 from polyexec.payload import Reference
 from polyexec.placement import placement_of
+from polyexec.session import Entry
 from polyexec.stored import Stored
 from polyexec.wire import Role, Slot, TaskSpec
+
+ASYNC_WIDTH = 1000
+"""How many calls of an actor with ``async`` methods run at the same time by default, as in Ray."""
+
+_NOTHING = Resources()
 
 
 @attrs.frozen(eq=False)
@@ -89,6 +95,87 @@ def prepare_task(
     return Prepared(spec, body, call)
 
 
+def prepare_actor(
+    executor_id: str,
+    cls: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: TaskOptions,
+    *,
+    snapshot: bool,
+    packages: Packages | None = None,
+) -> Prepared:
+    """Serialise a class and the arguments of its constructor; see ``prepare_task``."""
+    from polyexec.actor_host import ActorBody
+    from polyexec.actor_methods import is_async
+
+    for name in ("retries", "retry_on", "retry", "timeout", "num_returns"):
+        if getattr(options, name) != getattr(DEFAULT_OPTIONS, name):
+            hint = "; an actor comes back with restarts=" if name == "retries" else ""
+            raise SpecificationError(f"{name}= is for tasks and methods, not for actors{hint}")
+    width = options.concurrency or (ASYNC_WIDTH if is_async(cls) else 1)
+    chosen = attrs.evolve(
+        options, name=options.name or cls.__name__, retries=options.restarts, restarts=0, concurrency=None
+    )
+    body = ActorBody(cls, width)
+    task = prepare_task(
+        executor_id,
+        body,
+        args,
+        kwargs,
+        chosen,
+        snapshot=snapshot,
+        keep_hook=False,
+        role=Role.ACTOR,
+        packages=packages,
+    )
+    return attrs.evolve(task, spec=attrs.evolve(task.spec, width=width))
+
+
+def prepare_method(
+    executor_id: str,
+    actor: Entry,
+    method: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: TaskOptions,
+    *,
+    snapshot: bool,
+) -> Prepared:
+    """Serialise a call of a method; see ``prepare_task``."""
+    name = options.name or f"{actor.name}.{method or '__init__'}"
+    dependencies: list[int] = []
+    call = (
+        method,
+        tuple(_slotted(executor_id, argument, dependencies) for argument in args),
+        {key: _slotted(executor_id, argument, dependencies) for key, argument in kwargs.items()},
+    )
+    references: list[Reference] = []
+    try:
+        body = payload.dump(call, references, snapshot=snapshot)
+    except Exception as error:
+        raise payload.serialization_error("argument", name, roots(None, args, kwargs)[1:], error) from error
+    spec = TaskSpec(
+        name,
+        name,
+        _NOTHING,
+        tuple(dependencies),
+        # The actor lives at least until the call has ended.
+        (actor.id, *_ids(executor_id, references)),
+        options.num_returns,
+        0,
+        0,
+        None,
+        False,
+        None,
+        options.timeout,
+        {},
+        True,
+        actor=actor.id,
+    )
+    return Prepared(spec, body, call)
+
+
 def function_name(function: Callable[..., Any]) -> str:
     """Give a name to a callable."""
     while hasattr(function, "func") and not hasattr(function, "__name__"):
@@ -110,7 +197,7 @@ def _ids(executor_id: str, references: Sequence[Reference]) -> tuple[int, ...]:
     return tuple(reference.reference_id for reference in references)
 
 
-def roots(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def roots(function: Callable[..., Any] | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Give names and values of what a call is made of, for errors."""
     positional = [(f"argument {index}", argument) for index, argument in enumerate(args)]
     named = [(f"argument {key!r}", argument) for key, argument in kwargs.items()]
@@ -125,6 +212,8 @@ def _spec(
     references: tuple[int, ...],
     keep_hook: bool,
 ) -> TaskSpec:
+    if options.restarts or options.concurrency is not None:
+        raise SpecificationError("restarts= and concurrency= are for actors; a task runs again with retries=")
     retry_on = _serialized("retry_on", name, options.retry_on) if options.retry_on else None
     hook = options.retry if keep_hook or options.retry is None else _serialized("retry", name, (options.retry, options))
     return TaskSpec(

@@ -7,9 +7,10 @@ not fit has what it waits for kept back from those behind it, so that none starv
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from polyexec.ledger import Grant, Ledger, Need
+from polyexec.ledger import SLOT, Grant, Ledger, Need, add_up_needs
 from polyexec.placement import Placement
 
 _Key: TypeAlias = tuple[bool, tuple[tuple[str, int], ...], Placement | None] | int
@@ -107,13 +108,19 @@ class ReadyQueue:
         self._present.pop(task_id, None)
 
     def pop_fitting(
-        self, ledger: Ledger, kept: dict[str, dict[str, int]], *, keep_back: bool = True
+        self,
+        ledger: Ledger,
+        kept: dict[str, dict[str, int]],
+        lent: Callable[[], dict[str, dict[str, int]]] = dict,
+        *,
+        keep_back: bool = True,
     ) -> tuple[int, Grant | tuple[Share, ...]] | None:
         """Take the first task for which there is room, and what it needs.
 
         Args:
             ledger: where to take it.
             kept: what must be left alone, by node; tasks that do not fit add to it.
+            lent: gives what those must leave alone, besides, who take no slot: what they get they keep.
             keep_back: let them.
 
         Returns:
@@ -122,7 +129,8 @@ class ReadyQueue:
         if not self._present:
             return None
         for group in sorted(self._living(), key=lambda group: group.heap[0]):
-            grant = group.take(ledger, kept)
+            lives_on = SLOT not in group.need and "cpus" in group.need
+            grant = group.take(ledger, add_up_needs(kept, lent()) if lives_on else kept)
             if grant is not None:
                 task_id = heapq.heappop(group.heap)[2]
                 del self._present[task_id]

@@ -59,6 +59,10 @@ class Task:
         placement: where it must run, None if it may anywhere.
         gang: it has no body, and stands for a reservation that waits for its bundles.
         gives: ids of what others wait for, besides its values, that comes from it, when it ends at the latest.
+        width: how many calls of methods its body runs at the same time, if it is an actor; else 0.
+        actor: the actor of which it calls a method.
+        caller: identifies who calls it.
+        place: its place among the calls of its actor.
     """
 
     id: int
@@ -78,6 +82,10 @@ class Task:
     is_seat: bool = False
     placement: Placement | None = None
     gang: Gang | None = None
+    width: int = 0
+    actor: int | None = None
+    caller: object = None
+    place: int = 0
     state: State = State.WAITING
     missing: int = 0
     attempts: int = 0
@@ -104,6 +112,8 @@ class Running:
         answers: who wants to know whether stopping it worked.
         halts: attempts to stop it that the backend has not answered.
         limit: ends it when its time is over.
+        host: the call in whose body it runs, None if it has one of its own.
+        keeps: it lends nothing while it waits, because what it holds is lent, or not, by calls that run in its body.
     """
 
     id: int
@@ -118,10 +128,14 @@ class Running:
     answers: list[object] = attrs.field(factory=list)
     halts: int = 0
     limit: Timer | None = None
+    host: int | None = None
+    keeps: bool = False
 
     @property
     def lacking(self) -> Mapping[str, int]:
         """What it must get back before it goes on."""
+        if self.keeps:
+            return {}
         return {name: amount for name, amount in self.task.need.items() if name not in self.grant.need}
 
 
@@ -214,7 +228,17 @@ class NodeGone:
     node: str
 
 
-Ending: TypeAlias = Ended | DependencyFailed | Cancelled | TimedOut | Died | Failed | Granted | Displaced | NodeGone
+@attrs.frozen
+class ActorGone:
+    """The actor whose method was called has died, or was ended, before the call had ended."""
+
+    death: Death | None
+    cause: str = ""
+
+
+Ending: TypeAlias = (
+    Ended | DependencyFailed | Cancelled | TimedOut | Died | Failed | Granted | Displaced | NodeGone | ActorGone
+)
 
 
 @attrs.frozen
@@ -292,4 +316,22 @@ class Drop:
     call: int
 
 
-Action: TypeAlias = Start | Halt | Settle | Answer | EndWait | Lend | Resume | Consult | Drop
+@attrs.frozen
+class Invoke:
+    """Hand a call to the instance of its actor."""
+
+    call: int
+    task: int
+    host: int
+    node: str
+
+
+@attrs.frozen
+class Dismiss:
+    """Let an instance end: when it has done what it was given, or now."""
+
+    host: int
+    now: bool
+
+
+Action: TypeAlias = Start | Halt | Settle | Answer | EndWait | Lend | Resume | Consult | Drop | Invoke | Dismiss

@@ -8,6 +8,7 @@ request settles them. A request takes no lock here.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import pickle
 import threading
@@ -18,18 +19,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from polyexec import lanes, outcome, shipped
-from polyexec.errors import ForkedExecutor, Interrupted, ObjectLost, PolyexecError
+from polyexec.errors import DeadlockError, ForkedExecutor, Interrupted, ObjectLost, PolyexecError
 from polyexec.future import Future
-from polyexec.options import TaskOptions
+from polyexec.options import DEFAULT_OPTIONS, TaskOptions
 from polyexec.output import Output
 from polyexec.packages import Packages
-from polyexec.prepare import prepare_task
+from polyexec.prepare import Prepared, prepare_actor, prepare_method, prepare_task
 from polyexec.remote_items import RemoteItems
 from polyexec.session import ClusterResources, Entry, Info, ItemSource, Session
 from polyexec.shipping import Shipment, Shipments
 from polyexec.spi import Interrupts, Uplink
 from polyexec.stored import Buffer, Head, Stored, Tag
-from polyexec.wire import GangSpec, Role
+from polyexec.wire import PROBE, GangSpec, Role
 
 _INLINE = 64 * 1024
 """Bytes up to which a value without buffers is a part of the request that brings it."""
@@ -80,6 +81,27 @@ class RemoteSession(Session):
         self._pinned: deque[int] = deque()
         self._dropped: deque[int] = deque()
         self._held: Counter[int] = Counter()
+        self._made: deque[int] | None = None
+
+    def live_on(self) -> None:
+        """Keep account of what is referred to beyond the calls that run here; from now on ``changes`` tells it."""
+        self._made = deque()
+
+    def speaking_for(self, call_id: int, name: str, task_id: int) -> RemoteSession:
+        """Give the session of a call that runs in the body of this one's; it shares all that this one knows.
+
+        Args:
+            call_id: in whose name it asks.
+            name: of the task of that call.
+            task_id: of that task.
+
+        Returns:
+            The session, for this thread.
+        """
+        twin = copy.copy(self)
+        twin._speaker, twin._thread, twin._outputs = call_id, threading.get_ident(), {}
+        twin.name, twin.task_id = name, task_id
+        return twin
 
     @property
     def info(self) -> Info:
@@ -140,6 +162,39 @@ class RemoteSession(Session):
         )
         first, _ = self.ask("submit", task.spec, None, value=task.body)
         return self._new_entry(first, task.spec.name, None), RemoteItems(self, first, task.spec.name)
+
+    def make_actor(
+        self, cls: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> Entry:
+        """Ask the driver to start an actor."""
+        shipment = self._ship(options)
+        task = prepare_actor(self.executor_id, cls, args, kwargs, options, snapshot=False, packages=shipment.packages)
+        (actor,) = self._ask_for(task)
+        if self._inline:
+            self.call_actor(actor, PROBE, (), {}, DEFAULT_OPTIONS)
+        return actor
+
+    def call_actor(
+        self, actor: Entry, method: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> list[Entry]:
+        """Ask the driver to call a method; where calls run inline it has ended when this returns, if it can."""
+        task = prepare_method(self.executor_id, actor, method, args, kwargs, options, snapshot=False)
+        entries = self._ask_for(task)
+        if self._inline and self.ask("actor_made", actor.id)[0]:
+            # If it cannot end before this call does, it is called first all the same.
+            with contextlib.suppress(DeadlockError):
+                self.wait(entries, len(entries), None)
+        return entries
+
+    def _ask_for(self, task: Prepared) -> list[Entry]:
+        first, _ = self.ask("submit", task.spec, None, value=task.body)
+        count = task.spec.num_returns
+        return [self._new_entry(first + i, task.spec.name, None if count == 1 else i) for i in range(count)]
+
+    def kill(self, actor: Entry) -> bool:
+        """Ask the driver to end an actor."""
+        answer, _ = self.ask("kill", actor.id)
+        return bool(answer)
 
     def put(self, value: Any) -> Entry:
         """Ask the driver to store a value."""
@@ -271,7 +326,10 @@ class RemoteSession(Session):
         return entry
 
     def _new_entry(self, entry_id: int, name: str, item: int | None) -> Entry:
-        self._held[entry_id] += 1
+        if self._made is None:
+            self._held[entry_id] += 1
+        else:
+            self._made.append(entry_id)
         return self._entry(entry_id, name, item)
 
     def receive(self, entry_id: int, name: str, data: bytes | None) -> Entry:
@@ -283,19 +341,37 @@ class RemoteSession(Session):
 
     def _released(self) -> tuple[int, ...]:
         """Give the values that this task has made and does not refer to any more."""
-        changes: Counter[int] = Counter()
-        for queue, sign in ((self._pinned, 1), (self._dropped, -1)):
+        return () if self._made is not None else self._count(self._net())[1]
+
+    def changes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Give the values that are newly referred to here, and those that are not any more; for one thread alone."""
+        net = self._net()
+        assert self._made is not None
+        for _ in range(len(self._made)):
+            self._held[self._made.popleft()] += 1
+        return self._count(net)
+
+    def _net(self) -> Counter[int]:
+        # In this order: what is dropped was pinned before, so that nothing seems gone which is only half counted.
+        net: Counter[int] = Counter()
+        for queue, sign in ((self._dropped, -1), (self._pinned, 1)):
             for _ in range(len(queue)):
                 with contextlib.suppress(IndexError):
-                    changes[queue.popleft()] += sign
-        gone = []
-        for entry_id, change in changes.items():
+                    net[queue.popleft()] += sign
+        return net
+
+    def _count(self, net: Counter[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        kept, gone = [], []
+        for entry_id, change in net.items():
             if entry_id in self._held:
                 self._held[entry_id] += change
                 if self._held[entry_id] <= 0:
                     del self._held[entry_id]
                     gone.append(entry_id)
-        return tuple(gone)
+            elif change > 0 and self._made is not None:
+                self._held[entry_id] = change
+                kept.append(entry_id)
+        return tuple(kept), tuple(gone)
 
     def ask(self, kind: str, *fields: Any, value: Stored | None = None) -> tuple[Any, Sequence[Stored]]:
         """Ask the driver for something, and wait for its answer.

@@ -75,7 +75,7 @@ class Requests:
         except OSError as error:
             # A large answer found no room on its way.
             self._error(request_id, ResourceExhausted("shared-memory", str(error)))
-        self._release(call_id, released)
+        self.let_go(call_id, released)
 
     def _brought(self, message: Stored, data: bytes | None) -> Value:
         """Give the value that comes with a request, if any."""
@@ -92,17 +92,19 @@ class Requests:
         self, request_id: object, call_id: int, main: bool, value: Value, spec: Any, lane: int | None
     ) -> None:
         runtime = self._runtime
-        runtime.check_feasible(spec)
+        if spec.actor is None:
+            runtime.check_feasible(spec)
         runtime.keep_folder(spec)
         for entry_id in (*spec.dependencies, *spec.references):
             self._entry(entry_id)
         entries = runtime.new_entries(spec.name, spec.num_returns)
-        self.hold(call_id, entries)
+        self.keep(call_id, entries)
         runtime.objects.refer(spec.dependencies)
         runtime.objects.refer(spec.references)
-        parent = runtime.scheduler.running[call_id].task.id
+        # An actor lives on without the task that has made it.
+        parent = None if spec.width else runtime.scheduler.running[call_id].task.id
         body = value.stored or Stored(b"")
-        runtime.submit(TaskData(spec, body, None, entries, lane, body_handle=value.handle), parent)
+        runtime.submit(TaskData(spec, body, None, entries, lane, body_handle=value.handle), parent, ("task", parent))
         self.reply(request_id, "ok", entries[0].id)
         if lane is not None:
             # The submitter serves the lane; it is blocked until the task is settled.
@@ -113,14 +115,14 @@ class Requests:
 
     def _on_put(self, request_id: object, call_id: int, main: bool, value: Value, head: bytes) -> None:
         entry = self._runtime.new_entries("put", 1)[0]
-        self.hold(call_id, [entry])
+        self.keep(call_id, [entry])
         self._runtime.put(entry, Head.decode(head)[0], value.handle, value.stored)
         self.reply(request_id, "ok", entry.id)
 
     def _on_promise(self, request_id: object, call_id: int, main: bool, value: Value, name: str) -> None:
         entry = self._runtime.new_entries(name, 1)[0]
         entry.promised = True
-        self.hold(call_id, [entry])
+        self.keep(call_id, [entry])
         self.reply(request_id, "ok", entry.id)
 
     def _on_fulfil(
@@ -194,8 +196,8 @@ class Requests:
             self._error(
                 request_id,
                 DeadlockError(
-                    f"waiting for {', '.join(names[:5])} can never end: what is needed is held by tasks that wait. "
-                    "Ask for less in the waiting task, or do not wait inside it"
+                    f"waiting for {', '.join(names[:5])} can never end: what is needed is held by tasks or actors that "
+                    "wait. Ask for less in the waiting task, or do not wait inside it"
                 ),
             )
         else:
@@ -228,10 +230,16 @@ class Requests:
     ) -> None:
         self._runtime.cancel(task_id, force=force, recursive=recursive, token=(request_id,))
 
-    def answer(self, token: object, value: bool) -> None:
+    def _on_kill(self, request_id: object, call_id: int, main: bool, value: Value, actor_id: int) -> None:
+        self._runtime.scheduler.actors.kill(actor_id, (request_id,))
+
+    def answer(self, token: object, value: bool | PolyexecError) -> None:
         """Reply to a cancel."""
         assert isinstance(token, tuple)
-        self.reply(token[0], "ok", value)
+        if isinstance(value, PolyexecError):
+            self._error(token[0], value)
+        else:
+            self.reply(token[0], "ok", value)
 
     def _on_resources(self, request_id: object, call_id: int, main: bool, value: Value) -> None:
         self.reply(request_id, "ok", self._runtime.resources())
@@ -246,7 +254,7 @@ class Requests:
     def new_entry(self, call_id: int, name: str) -> Entry:
         """Make an entry that a call has a Future of."""
         entry = self._runtime.new_entries(name, 1)[0]
-        self.hold(call_id, [entry])
+        self.keep(call_id, [entry])
         return entry
 
     def end_call(self, call_id: int) -> None:
@@ -255,11 +263,20 @@ class Requests:
         for entry_id, count in self._holds.pop(call_id, Counter()).items():
             self._runtime.objects.refer([entry_id], -count)
 
-    def hold(self, call_id: int, entries: Sequence[Entry]) -> None:
-        """Let a call keep the one reference of new values until it drops them or ends."""
-        self._holds.setdefault(call_id, Counter()).update(entry.id for entry in entries)
+    def hold(self, call_id: int, entry_ids: Sequence[int]) -> None:
+        """Let a call refer to some more values."""
+        self._runtime.objects.refer(entry_ids)
+        self._holds.setdefault(call_id, Counter()).update(entry_ids)
 
-    def _release(self, call_id: int, released: Sequence[int]) -> None:
+    def keep(self, call_id: int, entries: Sequence[Entry]) -> None:
+        """Let a call keep the one reference of new values until it drops them or ends."""
+        # What runs in the body of another call shares its memory, in which Futures may outlive it.
+        host = self._runtime.scheduler.running[call_id].host
+        holds = self._holds.setdefault(call_id if host is None else host, Counter())
+        holds.update(entry.id for entry in entries)
+
+    def let_go(self, call_id: int, released: Sequence[int]) -> None:
+        """Learn that a call does not refer to some values any more."""
         held = self._holds.get(call_id, Counter())
         for entry_id in released:
             if held[entry_id] > 0:

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING
 
 from polyexec import folders, lanes, outcome
 from polyexec.actions import Actions
+from polyexec.actor_desk import ActorDesk
 from polyexec.callbacks import CallbackThread
 from polyexec.display import Display
-from polyexec.errors import BackendBroken, ExecutorClosed
+from polyexec.errors import BackendBroken, ExecutorClosed, PolyexecError, SpecificationError
 from polyexec.feasibility import check_task
-from polyexec.ledger import UNIT, add_up, need_of
+from polyexec.ledger import UNIT, add_up, need_of, resident_need
 from polyexec.lineage import Lineage, is_missing
 from polyexec.loop import Loop
 from polyexec.node_state import NodeState
@@ -48,6 +49,10 @@ if TYPE_CHECKING:
     from polyexec.recording import Recorder
 
 QUEUE_LIMIT = 256
+_NO_FORCE = (
+    "{!r} runs in an actor, which force=True would end with all its calls: cancel without force, or use kill() on the "
+    "actor's handle"
+)
 _logger = logging.getLogger("polyexec")
 
 
@@ -84,6 +89,7 @@ class Runtime:
         self.requests.serve("written", self._on_written)
         self.reserving = Reserving(self)
         self.streams = Streams(self)
+        self.desk = ActorDesk(self)
         self._ids = itertools.count(1)
         self._notes_posted = False
         self._draining = False
@@ -204,8 +210,14 @@ class Runtime:
                 self.schedule()
             self.plain.advance()
             self.schedule()
+        while self.objects.abandoned:
+            self.scheduler.actors.leave(self.objects.abandoned.popleft())
+            self.schedule()
         if self._draining:
             self.reserving.close_unused()
+        if self._draining and self.scheduler.actors.actors and (self.plain is None or self.plain.is_empty):
+            self.scheduler.actors.leave_idle()
+            self.schedule()
         if self._draining and self._is_empty() and not self.drained.is_set():
             # Whoever was about to submit is told; from here on the backend may be closed.
             self.fail(ExecutorClosed("the executor was closed"))
@@ -223,6 +235,10 @@ class Runtime:
             batch, scheduler.actions = scheduler.actions, []
             self._actions.carry_out(batch)
             scheduler.schedule()
+        self.desk.flush()
+        if scheduler.actions:
+            # What could not be brought has failed.
+            self.schedule()
         return True
 
     def _is_laden(self) -> bool:
@@ -245,7 +261,7 @@ class Runtime:
         self.scheduler.reservations.stop_waiting()
         self.streams.close_all()
 
-    def submit(self, data: TaskData, parent: int | None) -> None:
+    def submit(self, data: TaskData, parent: int | None, caller: object = None) -> None:
         """Take a task; what it refers to is counted, or noted, already."""
         self.objects.settle_notes()
         spec, entries = data.spec, data.entries
@@ -258,7 +274,7 @@ class Runtime:
                 lanes.close_lane(data.lane)
             return
         self.watch(spec.dependencies)
-        self.take_task(_task_of(data, parent), data)
+        self.take_task(_task_of(data, parent, caller), data)
 
     def run_again(self, data: TaskData, attempts: int) -> None:
         """Take a task once more that has ended, because its value is lost; ``ObjectTable.reopen`` has been called."""
@@ -295,6 +311,10 @@ class Runtime:
         # A reservation is no task: nothing runs.
         if self.recorder is not None and task.gang is None:
             self.recorder.submitted(task, data.body.nbytes, moment)
+        if task.width:
+            self.objects.residents.add(task.id)
+            # Its handle may be gone already.
+            self.objects.refer([task.id], 0)
         self.scheduler.submit(task)
 
     def adopt(self, call_id: int, data: TaskData) -> None:
@@ -360,7 +380,10 @@ class Runtime:
 
     def cancel_entry(self, entry: Entry | None, task_id: int, *, force: bool, recursive: bool, token: object) -> None:
         """Stop the task that makes an entry."""
-        if entry is not None and entry.plain is not None and self.plain is not None:
+        task = self.scheduler.tasks.get(task_id)
+        if force and task is not None and task.actor is not None and task.call is not None:
+            self.answer(token, SpecificationError(_NO_FORCE.format(task.name)))
+        elif entry is not None and entry.plain is not None and self.plain is not None:
             self.plain.cancel(entry.plain, force=force, recursive=recursive, token=token)
         else:
             self.scheduler.cancel(task_id, force=force, recursive=recursive, token=token)
@@ -382,7 +405,7 @@ class Runtime:
         """Let what users want to be called run in its own thread."""
         self._actions.call_back(entries)
 
-    def answer(self, token: object, value: bool) -> None:
+    def answer(self, token: object, value: bool | PolyexecError) -> None:
         """Tell whoever has cancelled something whether that worked."""
         self._actions.answer(token, value)
 
@@ -492,12 +515,12 @@ class Runtime:
         self.callbacks.post(lambda: log_unretrieved(entry, summary))
 
 
-def _task_of(data: TaskData, parent: int | None) -> Task:
+def _task_of(data: TaskData, parent: int | None, caller: object = None) -> Task:
     spec = data.spec
     return Task(
         data.entries[0].id,
         spec.name,
-        need_of(spec.request),
+        _need_of(spec),
         spec.dependencies,
         parent,
         spec.num_returns,
@@ -509,7 +532,16 @@ def _task_of(data: TaskData, parent: int | None) -> Task:
         patient=spec.patient,
         function=spec.function,
         placement=spec.placement,
+        width=spec.width,
+        actor=spec.actor,
+        caller=caller,
     )
+
+
+def _need_of(spec: TaskSpec) -> dict[str, int]:
+    if spec.actor is not None:
+        return {}
+    return resident_need(spec.request) if spec.role is Role.ACTOR else need_of(spec.request)
 
 
 def log_unretrieved(entry: Entry, summary: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from polyexec import deadlock
+from polyexec.actor_calls import ActorCalls
 from polyexec.estimates import Estimates
 from polyexec.ledger import SLOT, UNIT, Grant, Ledger
 from polyexec.placement import Placement
@@ -89,6 +90,7 @@ class Scheduler:
         self.ready = ReadyQueue()
         self.waits = Waits(self)
         self.reservations = Reservations(self)
+        self.actors = ActorCalls(self)
         self.underway: set[int] = set()
         self.seats_waiting: dict[int, Task] = {}
         self.observer: Observer | None = None
@@ -108,6 +110,10 @@ class Scheduler:
         parent = self.tasks.get(task.parent) if task.parent is not None else None
         if parent is not None:
             parent.children.add(task.id)
+        if task.width:
+            self.actors.add(task)
+        if task.actor is not None and not self.actors.take(task):
+            return
         for value in task.dependencies:
             tag = self.values.get(value)
             if tag is None:
@@ -189,6 +195,7 @@ class Scheduler:
     def forget(self, value: int) -> None:
         """Learn that nobody refers to a value any more."""
         self.values.pop(value, None)
+        self.actors.forget(value)
 
     def wait(self, wait: Wait, timeout: float | None) -> None:
         """Learn that a running call waits until some values are there."""
@@ -206,7 +213,8 @@ class Scheduler:
         self._promote(kept)
         while not self._queued:
             reserved = {node: dict(need) for node, need in kept.items()}
-            found = self.ready.pop_fitting(self.ledger, reserved, keep_back=bool(kept) or not self._all_wait())
+            keep_back = bool(kept) or not self._all_wait()
+            found = self.ready.pop_fitting(self.ledger, reserved, self.waits.lent, keep_back=keep_back)
             if found is None:
                 break
             self._begin(*found)
@@ -223,7 +231,11 @@ class Scheduler:
 
     def _all_wait(self) -> bool:
         # Then nothing may be kept back for a task that needs what waiting calls hold: they may wait for the others.
-        return 0 < len(self.running) == len(self.waits.blocked)
+        return bool(self.waits.blocked) and self.all_blocked()
+
+    def all_blocked(self) -> bool:
+        """Say whether of all that runs nothing goes on by itself."""
+        return len(self.running) - self.actors.parked() == len(self.waits.blocked)
 
     def _promote(self, kept: dict[str, dict[str, int]]) -> None:
         while self._queued:
@@ -256,12 +268,15 @@ class Scheduler:
         call = Running(next(self._numbers), task, grant, queued)
         task.call = call.id
         self.running[call.id] = call
-        self._special_count += not _is_plain(task)
+        self._special_count += _is_special(task)
         self.actions.append(Start(call.id, task.id, task.attempts, grant, queued, task.is_seat))
         return call
 
     def _make_ready(self, task: Task) -> None:
         task.state = State.READY
+        if task.actor is not None:
+            self.actors.make_ready(task)
+            return
         if task.is_seat:
             self.seats_waiting[task.id] = task
         elif self.observer is not None:
@@ -269,7 +284,7 @@ class Scheduler:
         if task.gang is not None:
             self.reservations.ask(task, task.gang)
         elif task.placement is not None and (ending := self._lost_place(task, task.placement)):
-            self._settle(task, ending, Tag.ERROR)
+            self.settle(task, ending, Tag.ERROR)
         else:
             self.ready.push(task.id, task.need, task.priority, is_seat=task.is_seat, placement=task.placement)
 
@@ -288,16 +303,13 @@ class Scheduler:
             if task.placement is not None and task.state is State.READY:
                 ending = self._lost_place(task, task.placement)
                 if ending is not None:
-                    self._settle(task, ending, Tag.ERROR)
+                    self.settle(task, ending, Tag.ERROR)
 
     def _dependency_failed(self, task: Task, value: int, tag: Tag) -> None:
-        self._settle(task, DependencyFailed(value), Tag.CANCELLED if tag is Tag.CANCELLED else Tag.ERROR)
+        self.settle(task, DependencyFailed(value), Tag.CANCELLED if tag is Tag.CANCELLED else Tag.ERROR)
 
     def settle(self, task: Task, ending: Ending, tag: Tag) -> None:
-        """Settle a task that does not run, for another part of the scheduler."""
-        self._settle(task, ending, tag)
-
-    def _settle(self, task: Task, ending: Ending, tag: Tag) -> None:
+        """Give a task its ending."""
         self.ready.discard(task.id)
         if task.gang is not None:
             self.reservations.waiting.pop(task.id, None)
@@ -309,6 +321,10 @@ class Scheduler:
         self.actions.append(Settle(task.id, ending, tag, task.attempts))
         for value in (*range(task.id, task.id + task.values), *task.gives):
             self.arrive(value, tag)
+        if task.actor is not None:
+            self.actors.settled(task)
+        elif task.width:
+            self.actors.end(task, ending, tag)
 
     # How calls go on and end
 
@@ -340,6 +356,7 @@ class Scheduler:
         if call is None:
             return
         self._estimates.note(call.task.function, duration)
+        self.actors.lose(call, Ended(call_id))
         if tag is Tag.CANCELLED or call.promised:
             self._stopped_for_good(call)
             return
@@ -347,7 +364,7 @@ class Scheduler:
         if tag is Tag.ERROR and retryable and call.stop is not Stop.CANCEL:
             self._retry_or_settle(call.task, Ended(call_id))
         else:
-            self._settle(call.task, Ended(call_id), tag)
+            self.settle(call.task, Ended(call_id), tag)
 
     def refused(self, call_id: int) -> bool:
         """Learn that a worker would not start; the call is handed out again.
@@ -364,7 +381,7 @@ class Scheduler:
             return False
         if call.task.refusals >= FREE_RESTARTS and call.stop is not Stop.CANCEL:
             call.task.attempts -= 1
-            self._settle(call.task, Ended(call_id), Tag.ERROR)
+            self.settle(call.task, Ended(call_id), Tag.ERROR)
             return False
         self._again(call)
         return True
@@ -387,9 +404,7 @@ class Scheduler:
             task.attempts -= 1
             self._stopped_for_good(call)
         elif task.refusals >= FREE_RESTARTS:
-            self._settle(
-                task, Died(Death("", cause="values that it needs cannot be brought", started=False)), Tag.ERROR
-            )
+            self.settle(task, Died(Death("", cause="values that it needs cannot be brought", started=False)), Tag.ERROR)
         elif values:
             task.attempts -= 1
             task.state, task.missing = State.WAITING, len(values)
@@ -403,6 +418,7 @@ class Scheduler:
         call = self._end_call(call_id)
         if call is None:
             return
+        self.actors.lose(call, Died(death))
         if call.promised or call.answers or call.stop is Stop.TIMEOUT:
             call.task.attempts -= not death.started
             self._stopped_for_good(call)
@@ -412,7 +428,23 @@ class Scheduler:
         elif call.task.retry_lost and call.stop is Stop.NO:
             self._retry_or_settle(call.task, Died(death))
         else:
-            self._settle(call.task, Died(death), Tag.ERROR)
+            self.settle(call.task, Died(death), Tag.ERROR)
+
+    def begin_method(self, task: Task, grant: Grant, host: int) -> Running:
+        """Note that a call of a method is handed to the instance of its actor."""
+        task.state, task.attempts = State.RUNNING, 1
+        call = Running(next(self._numbers), task, grant, host=host)
+        task.call = call.id
+        self.running[call.id] = call
+        return call
+
+    def lose_method(self, call: Running, ending: Ending) -> None:
+        """Learn that a call of a method has ended with the instance of its actor."""
+        self._end_call(call.id)
+        if call.promised or call.answers or call.stop is Stop.TIMEOUT:
+            self._stopped_for_good(call)
+        else:
+            self.settle(call.task, ending, Tag.ERROR)
 
     def stopped(self, call_id: int, verdict: Verdict) -> None:
         """Learn what became of an attempt to stop a call."""
@@ -435,8 +467,13 @@ class Scheduler:
         if call is None:
             return None
         self.waits.abandon(call)
+        if call.host is not None:
+            self.actors.ended(call)
+        else:
+            if call.task.width:
+                self.actors.detach(call)
+            self._special_count -= _is_special(call.task)
         self.ledger.give_back(call.grant)
-        self._special_count -= not _is_plain(call.task)
         if call.limit is not None:
             self.timers.cancel(call.limit)
         if self.reservations.held or self.reservations.waiting:
@@ -448,12 +485,15 @@ class Scheduler:
     def _stopped_for_good(self, call: Running) -> None:
         self._answer(call, True)
         ending = TimedOut(call.task.timeout or 0.0)
-        if call.stop is not Stop.TIMEOUT:
-            self._settle(call.task, Cancelled(), Tag.CANCELLED)
+        gone = self.actors.death_of(call) if call.host is not None else None
+        if gone is not None:
+            self.settle(call.task, gone, Tag.ERROR)
+        elif call.stop is not Stop.TIMEOUT:
+            self.settle(call.task, Cancelled(), Tag.CANCELLED)
         elif call.task.retry_timeout:
             self._retry_or_settle(call.task, ending)
         else:
-            self._settle(call.task, ending, Tag.ERROR)
+            self.settle(call.task, ending, Tag.ERROR)
 
     def _answer(self, call: Running, value: bool) -> None:
         self.actions += [Answer(token, value) for token in call.answers]
@@ -469,7 +509,11 @@ class Scheduler:
             return
         children = tuple(task.children) if recursive else ()
         if task.call is None:
-            self._settle(task, Cancelled(), Tag.CANCELLED)
+            self.settle(task, Cancelled(), Tag.CANCELLED)
+            self.actions.append(Answer(token, True))
+        elif not force and self.actors.serves(task):
+            # Its calls are cancelled, or not, each for itself.
+            self.actors.leave(task.id)
             self.actions.append(Answer(token, True))
         else:
             self._cancel_call(self.running[task.call], force, token)
@@ -511,7 +555,7 @@ class Scheduler:
                 self.ready.discard(task.id)
                 del self.tasks[task.id]
             elif task.state is not State.DONE:
-                self._settle(task, Failed(error), Tag.ERROR)
+                self.settle(task, Failed(error), Tag.ERROR)
         self.seats_waiting.clear()
 
     # New attempts
@@ -519,14 +563,14 @@ class Scheduler:
     def _again(self, call: Running) -> None:
         call.task.attempts -= 1
         if call.stop is Stop.CANCEL:
-            self._settle(call.task, Cancelled(), Tag.CANCELLED)
+            self.settle(call.task, Cancelled(), Tag.CANCELLED)
             self._answer(call, True)
         else:
             self._make_ready(call.task)
 
     def _retry_or_settle(self, task: Task, ending: Ending) -> None:
         if task.attempts > task.retries or (task.placement and self._lost_place(task, task.placement)):
-            self._settle(task, ending, Tag.ERROR)
+            self.settle(task, ending, Tag.ERROR)
             return
         if self.observer is not None:
             self.observer.stopped(task, ending)
@@ -542,7 +586,7 @@ class Scheduler:
         if task is None or task.state is not State.RESTING:
             return
         if refusal is not None:
-            self._settle(task, refusal, Tag.ERROR)
+            self.settle(task, refusal, Tag.ERROR)
             return
         if self.observer is not None:
             self.observer.retried(task)
@@ -556,6 +600,11 @@ class Scheduler:
 
 def _is_plain(task: Task) -> bool:
     return task.timeout is None and task.need == _PLAIN and task.placement is None
+
+
+def _is_special(task: Task) -> bool:
+    # An actor without cpus takes nothing from those who run in their turn.
+    return not _is_plain(task) and not (task.width and "cpus" not in task.need)
 
 
 _PLAIN = {SLOT: 1, "cpus": UNIT}

@@ -231,6 +231,22 @@ class Session(ABC):
         """Take a task that gives items, and give the entry of its end and where its items come from."""
 
     @abstractmethod
+    def make_actor(
+        self, cls: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> Entry:
+        """Start an actor, and give the entry that stands for it."""
+
+    @abstractmethod
+    def call_actor(
+        self, actor: Entry, method: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: TaskOptions
+    ) -> list[Entry]:
+        """Call a method, and give the entries of its values."""
+
+    @abstractmethod
+    def kill(self, actor: Entry) -> bool:
+        """End an actor now, and tell whether it had not ended."""
+
+    @abstractmethod
     def put(self, value: Any) -> Entry:
         """Store a value."""
 

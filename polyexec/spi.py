@@ -468,3 +468,6 @@ class Interrupts(Protocol):
 
     def end(self, call_id: int) -> bool:
         """Note that it has ended, and say whether it was interrupted; after this nothing is raised in this thread."""
+
+    def deliver(self, call_id: int) -> Verdict:
+        """Interrupt a call, from any thread but its own; for bodies that run calls of their own, as actors do."""

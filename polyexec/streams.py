@@ -275,7 +275,7 @@ class Streams:
         assert entry is not None
         data = entry.stored.data if entry.stored is not None and not entry.stored.buffers else None
         self._runtime.expose(entry)
-        self._runtime.requests.hold(call_id, [entry])
+        self._runtime.requests.keep(call_id, [entry])
         self._runtime.requests.reply(request_id, "ok", (entry.id, data))
 
     def _on_close(self, request_id: object, call_id: int, main: bool, value: Value, stream_id: int) -> None:

@@ -34,6 +34,7 @@ class Waits:
         self._by_value: dict[int, list[Wait]] = {}
         self._resuming: dict[int, list[Action]] = {}
         self.blocked: dict[int, Running] = {}
+        self.count = 0
 
     def __getitem__(self, wait_id: int) -> Wait:
         return self._waits[wait_id]
@@ -63,8 +64,9 @@ class Waits:
             self._scheduler.actions += self._resuming.pop(call.id, [])
             return
         self.blocked[call.id] = call
-        lent = {name: amount for name, amount in call.grant.need.items() if name in LENT}
-        rest = {name: amount for name, amount in call.grant.need.items() if name not in LENT}
+        self.count += 1
+        lent = {name: amount for name, amount in call.grant.need.items() if name in LENT and not call.keeps}
+        rest = {name: amount for name, amount in call.grant.need.items() if name not in lent}
         self._scheduler.ledger.give_back(Grant(call.grant.node, lent))
         call.grant = Grant(call.grant.node, rest, call.grant.gpus)
         self._scheduler.actions.append(Lend(call.id))
@@ -125,9 +127,18 @@ class Waits:
             if self._scheduler.ledger.can_go_on(call.grant.node, call.lacking):
                 self._go_on(call)
 
-    def _go_on(self, call: Running) -> None:
+    def keep(self, call: Running) -> None:
+        """Let a call lend nothing from now on, and take back what it has lent."""
+        if call.id in self.blocked:
+            self._take_back(call)
+        call.keeps = True
+
+    def _take_back(self, call: Running) -> None:
         taken = self._scheduler.ledger.take_on(call.grant.node, call.lacking)
         call.grant = Grant(call.grant.node, {**call.grant.need, **taken.need}, {**call.grant.gpus, **taken.gpus})
+
+    def _go_on(self, call: Running) -> None:
+        self._take_back(call)
         call.queued = False
         del self.blocked[call.id]
         self._scheduler.actions.append(Resume(call.id))
@@ -140,9 +151,19 @@ class Waits:
 
     def kept(self) -> dict[str, dict[str, int]]:
         """Give what must be left for calls that are about to go on, by node."""
+        return self._needed(self.blocked[call_id] for call_id in self._resuming)
+
+    def lent(self, but: Collection[int] = ()) -> dict[str, dict[str, int]]:
+        """Give what calls have lent and will need back, by node; others may have it as long as they come to an end.
+
+        Args:
+            but: calls that do not count.
+        """
+        return self._needed(call for call in self.blocked.values() if call.id not in but)
+
+    def _needed(self, calls: Iterable[Running]) -> dict[str, dict[str, int]]:
         kept: dict[str, dict[str, int]] = {}
-        for call_id in self._resuming:
-            call = self.blocked[call_id]
+        for call in calls:
             self._scheduler.ledger.keep(call.grant.node, call.lacking, kept)
         return kept
 

@@ -25,6 +25,10 @@ class Slot:
     index: int
 
 
+PROBE = ""
+"""Name of a method that every actor has: that it can be called is all that is asked."""
+
+
 class Role(enum.Enum):
     """What the body of a task does besides to run and give a value."""
 
@@ -58,6 +62,8 @@ class TaskSpec:
         placement: where it must run, None if it may anywhere.
         packages: what was sent along with it; the values that hold it are the last of its dependencies.
         buffer: how many of its items may wait unread, if it is a stream.
+        width: how many calls of methods it runs at the same time, if it is an actor; else 0.
+        actor: id of the actor of which it calls a method.
     """
 
     name: str
@@ -78,6 +84,8 @@ class TaskSpec:
     placement: Placement | None = None
     packages: Packages | None = None
     buffer: int = 0
+    width: int = 0
+    actor: int | None = None
 
 
 @attrs.frozen

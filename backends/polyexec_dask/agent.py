@@ -34,6 +34,7 @@ class _Call:
     body: Any
     values: Sequence[Any]
     beside: bool
+    resident: bool
 
 
 class Agent:
@@ -112,9 +113,18 @@ class Agent:
         }
         handlers[kind](*fields)
 
-    def _on_run(self, number: int, call_id: int, head: bytes, body: Any, values: Sequence[Any], beside: bool) -> None:
+    def _on_run(
+        self,
+        number: int,
+        call_id: int,
+        head: bytes,
+        body: Any,
+        values: Sequence[Any],
+        beside: bool,
+        resident: bool,
+    ) -> None:
         with self._changed:
-            self._waiting[number] = _Call(call_id, head, body, values, beside)
+            self._waiting[number] = _Call(call_id, head, body, values, beside, resident)
             self._changed.notify_all()
 
     def _revoke(self, number: int) -> bool:
@@ -240,6 +250,9 @@ class Agent:
             call = self._waiting.pop(number, None)
             if call is not None:
                 self._running[call.id] = number
+                if call.resident:
+                    # It lives beside whatever else runs here.
+                    self._blocked.add(call.id)
             return call
 
     def _may_start(self, number: int) -> bool:

@@ -90,7 +90,7 @@ class Dispatcher:
             record.number = self._numbers
             beside = self._secedes and not call.queued
             body = remote.send_body(record)
-            remote.link.send(("run", record.number, call.id, call.head, body, values, beside))
+            remote.link.send(("run", record.number, call.id, call.head, body, values, beside, call.resident))
             keys.append(f"{call.name}-{self._host.executor_id[:8]}{self._numbers:06d}")
         numbers = [record.number for record in fresh]
         futures = self._tasks.start(remote.address, self._host.executor_id, numbers, keys)
@@ -198,7 +198,7 @@ class Dispatcher:
         remote = record.remote
         if remote is None or remote.gone or record.stop is not True:
             return
-        if any(other.started and other is not record and not other.blocked for other in remote.records.values()):
+        if any(other.goes_on() and other is not record for other in remote.records.values()):
             self._loop.call_later(_INSIST_SECONDS, self._insist, record)
         else:
             self._kill(record)
@@ -265,7 +265,7 @@ class Dispatcher:
     def blocked(self, call_id: int) -> None:
         """Make room for another call."""
         record = self._records.get(call_id)
-        if record is None or record.remote is None:
+        if record is None or record.remote is None or record.call.resident:
             return
         record.remote.set_blocked(record, blocked=True)
         if self._secedes:
@@ -277,7 +277,7 @@ class Dispatcher:
     def resumed(self, call_id: int) -> None:
         """Note that a call goes on."""
         record = self._records.get(call_id)
-        if record is not None and record.remote is not None:
+        if record is not None and record.remote is not None and not record.call.resident:
             record.remote.set_blocked(record, blocked=False)
             if self._secedes:
                 record.remote.link.send(("resumed", call_id))

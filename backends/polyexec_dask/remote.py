@@ -64,7 +64,7 @@ class Record:
         number: identifies the attempt to have it run there.
         future: Dask's future for the task that runs it.
         started: its body has started.
-        blocked: it waits for others.
+        blocked: it waits for others, or lives on beside them.
         stop: None, or whether the stop that is under way is forced.
         dropped: it was revoked while it waited for a worker.
         body: what holds the call's body, if that is large.
@@ -93,6 +93,10 @@ class Record:
         """Let go of what was made for it."""
         if self.body is not None and self.body is not self.call.body_handle:
             self.body.free()
+
+    def goes_on(self) -> bool:
+        """Say whether it would be lost if its process ended."""
+        return self.started and (self.call.resident or not self.blocked)
 
 
 @attrs.frozen(eq=False)
@@ -150,6 +154,8 @@ class Remote:
         record.remote = self
         self.records[record.call.id] = record
         self.fresh.append(record)
+        if record.call.resident:
+            self.set_blocked(record, blocked=True)
 
     def drop(self, record: Record) -> None:
         """Note that a call has ended, or goes elsewhere."""

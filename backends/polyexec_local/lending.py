@@ -49,12 +49,14 @@ class Parcel:
         fields: see ``Frame``.
         values: in order.
         memory: bytes that the call may take, 0 if it has not asked for any.
+        resident: the call lives on, beside those for which workers are kept.
     """
 
     kind: str
     fields: tuple[Any, ...]
     values: Sequence[Stored | Kept]
     memory: int = 0
+    resident: bool = False
 
 
 Send = Callable[[Sequence[Segment], Encoded], None]

@@ -86,8 +86,13 @@ class Worker:
 
     @property
     def is_busy(self) -> bool:
-        """Whether it runs something, or is there for plain calls."""
-        return self.call is not None or bool(self.seat)
+        """Whether it runs something that will end, or is there for plain calls."""
+        return (self.call is not None and not self.is_home) or bool(self.seat)
+
+    @property
+    def is_home(self) -> bool:
+        """Whether something lives there."""
+        return self.parcel is not None and self.parcel.resident
 
     def lives(self) -> bool:
         """Say whether the process has not ended, nor will in a moment, as far as is known by now."""

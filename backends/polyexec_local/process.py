@@ -124,7 +124,8 @@ class ProcessBackend(Backend):
             self._host.finished(call.id, Outcome.of(outcome.encode_error(error)))
             return
         values = (body, *map(_movable, call.values))
-        self._pool.submit(call.id, Parcel("call", (call.id, call.head), values, call.lease.held.memory))
+        fields = (call.id, call.head)
+        self._pool.submit(call.id, Parcel("call", fields, values, call.lease.held.memory, call.resident))
 
     def _body(self, call: Call) -> Stored | Kept:
         if call.body_handle is not None:

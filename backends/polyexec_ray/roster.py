@@ -97,7 +97,8 @@ class Roster:
                 hand.used = True
                 hand.calls.update((call.id, call) for call in batch)
                 self._running.update((call.id, hand) for call in batch)
-                self._busy.add(hand.id)
+                if not batch[0].resident:
+                    self._busy.add(hand.id)
                 dealt.append((hand, batch))
             return dealt, self._new(kind) if self._is_short(kind) else None
 
@@ -132,7 +133,9 @@ class Roster:
     def block(self, call_id: int) -> list[Kind]:
         """Note that a call is blocked, so that another may run; give the kinds of calls that wait for that."""
         with self._lock:
-            self._blocked.add(call_id)
+            hand = self._running.get(call_id)
+            if hand is None or hand.id in self._busy:
+                self._blocked.add(call_id)
             return [kind for kind, ahead in self._ahead.items() if ahead]
 
     def resume(self, call_id: int) -> None:
@@ -253,4 +256,4 @@ class Roster:
 
 def _is_simple(call: Call) -> bool:
     held = call.lease.held
-    return not call.values and not call.body.buffers and not held.memory and not held.gpus
+    return not call.resident and not call.values and not call.body.buffers and not held.memory and not held.gpus

@@ -43,6 +43,8 @@ BAD_OPTIONS: dict[str, list[Any]] = {
     "node": [1, b"node", ["node"]],
     "labels": [None, "zone", {"zone": 1}, {1: "zone"}],
     "buffer": [0, -1, 1.0, "2", True, None],
+    "restarts": [-1, 1.0, "3", True, None],
+    "concurrency": [0, -1, 1.0, "2", True],
 }
 
 GOOD_OPTIONS: dict[str, list[Any]] = {
@@ -65,6 +67,8 @@ GOOD_OPTIONS: dict[str, list[Any]] = {
     "node": [None, "node", polyexec.NodeAffinity("node", soft=True)],
     "labels": [{}, {"zone": "a", "disk": "ssd"}],
     "buffer": [1, 1000],
+    "restarts": [0, 3],
+    "concurrency": [None, 1, 100],
 }
 
 
@@ -92,7 +96,7 @@ def test_good_values(name: str, value: Any) -> None:
 
 
 def test_an_unknown_option_names_the_valid_ones() -> None:
-    with pytest.raises(polyexec.SpecificationError, match="unknown option 'cpu'; valid are buffer, cpus, env, gpus"):
+    with pytest.raises(polyexec.SpecificationError, match="unknown option 'cpu'; valid are buffer, concurrency, cpus"):
         DEFAULT_OPTIONS.evolve(cpu=2)
 
 
