@@ -12,14 +12,20 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_MKDOCS_2_WARNING := 1
 unexport POLYEXEC_BACKEND POLYEXEC_REQUIRE PYTHONPATH PYTHONHOME
 
-.NOTPARALLEL:
-.PHONY: demo test lint types unit suite backends benchmarks conformance packaging docs bench bench-local bench-events soak-local table clean
+.PHONY: demo test checks lint types unit suite backends benchmarks conformance packaging docs bench bench-local bench-events \
+	soak-local table clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py $(BACKENDS)
 
-test: lint types unit packaging docs suite backends benchmarks conformance
+# Conformance waits for engines more than it computes, so the other tests run beside it.
+test: $(READY)
+	@$(MAKE) --no-print-directory lint types
+	@$(MAKE) --no-print-directory -j2 --output-sync=recurse checks conformance
 	@echo "make test: all passed"
+
+checks: $(READY)
+	@$(MAKE) --no-print-directory -j1 unit packaging docs suite backends benchmarks
 
 lint: $(READY)
 	@echo "== lint"

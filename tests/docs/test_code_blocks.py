@@ -16,12 +16,12 @@ BLOCK = re.compile(r"^(?P<indent> *)```python[^\n]*\n(?P<code>.*?)^(?P=indent)``
 
 
 def script_of(page: str) -> str:
-    """Blank all but the code, so that line numbers in tracebacks are those of the page."""
+    """Blank all but the code, so that line numbers in tracebacks are those of the page; what is included is tested."""
     lines = [""] * (page.count("\n") + 1)
     for block in BLOCK.finditer(page):
         first = page.count("\n", 0, block.start("code"))
         for offset, line in enumerate(block["code"].splitlines()):
-            lines[first + offset] = line.removeprefix(block["indent"])
+            lines[first + offset] = "" if line.startswith("--8<--") else line.removeprefix(block["indent"])
     return "\n".join(lines)
 
 
