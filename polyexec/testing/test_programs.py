@@ -41,6 +41,24 @@ PRINTED = {
         files: ['.gitignore', 'name.txt']
         elsewhere: None
     """,
+    ("S10", "logs"): """
+        results: [0, 1, 4]
+        printed: working on 0
+        printed: working on 1
+        printed: working on 2
+    """,
+    ("E1", "events"): """
+        result: 16 error: broken
+        good was submitted, ready, running, done
+        bad was submitted, ready, running, failed
+    """,
+    ("M1", "progress"): """
+        sum: 4.278543
+        three of an endless map: [1.0, 0.5, 0.333]
+        in any order: 40 values
+        before the error: 0.5 1.0
+        at its place: division by zero
+    """,
     ("A1", "parameter_server"): """
         after 6 rounds: slope 2.460918, offset 1.568734
     """,
