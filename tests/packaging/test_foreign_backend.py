@@ -33,7 +33,9 @@ def test_a_foreign_backend_runs_the_suite_in_one_line(python: str, tmp_path: Pat
     command = [python, "-m", "pytest", "-q", "--pyargs", "polyexec.testing", "--backend", "foreign?workers=2"]
     run_quietly([*command, "--backend-report", str(report), "--clauses", ",".join(CLAUSES)], cwd=tmp_path)
     content = json.loads(report.read_text())
-    assert {name: result["status"] for name, result in content["clauses"].items()} == dict.fromkeys(CLAUSES, "passed")
+    # Some tests are about a clause that was not asked for as well.
+    assert set(CLAUSES) <= content["clauses"].keys()
+    assert {result["status"] for result in content["clauses"].values()} == {"passed"}
     assert (content["backend"], content["engine"], content["finished"]) == ("foreign", "foreign pool 1.0", True)
     table = run_quietly([python, "-m", "polyexec.testing.table", str(report)], cwd=tmp_path)
     assert "| clause |  | foreign |" in table
