@@ -82,9 +82,9 @@ def test_a_task_that_outgrows_its_memory_is_ended(limited: Executor, gate: Gate,
     eventually(lambda: idle(limited), "the capacity is back")
 
 
-@clause("F5", "F11")
+@clause("F11")
 def test_twice_the_memory_for_another_attempt(limited: Executor, marks: Marks, tmp_path: Any) -> None:
-    """F5 A hook may give a task that ran out of memory twice as much."""
+    """F11 A hook may give a task that ran out of memory twice as much."""
     asked: list[int] = []
 
     def double(error: BaseException, attempt: int, options: Any) -> Any:

@@ -38,7 +38,7 @@ FAULTS = [
     Fault("Loses", ("S8",), only="many_threads or any_callable or splits"),
     Fault("Swallows", ("F1",), ("S14", "S13"), only="as_it_was or any_callable or identical"),
     Fault("SilentDeath", ("F3",), only="ten_tasks or any_callable"),
-    Fault("VagueDeath", ("F3",), ("S14", "F5"), only="ten_tasks or any_callable or worker_died"),
+    Fault("VagueDeath", ("F3",), ("S14", "F5"), only="ten_tasks or any_callable or retries_after"),
     Fault("RetriesSilently", ("F3",), only="ten_tasks or any_callable"),
     Fault("Twice", ("S13",)),
     Fault("Merges", ("S13",), ("S14", "S1")),
@@ -83,4 +83,5 @@ def test_the_suite_passes_without_the_faults(backend: str, conformance: Conforma
     assert report.finished
     assert report.failures() == {}
     assert {result.status for result in report.clauses.values()} == {"passed"}
-    assert sorted(report.clauses) == clauses
+    # Some tests are about a clause that was not asked for as well.
+    assert set(clauses) <= report.clauses.keys()
