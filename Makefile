@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := ray,dask,testing,dev,docs,bench
 BACKENDS := serial threads process dask ray
+CONFORMANCE := $(BACKENDS:%=conformance-%)
 REPORTS := build/conformance
 PYTEST := $(BIN)/python -m pytest -q -p no:cacheprovider
 
@@ -12,20 +13,18 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_MKDOCS_2_WARNING := 1
 unexport POLYEXEC_BACKEND POLYEXEC_REQUIRE PYTHONPATH PYTHONHOME
 
-.PHONY: demo test checks lint types unit suite backends benchmarks conformance packaging docs bench bench-local bench-events \
-	soak-local table clean
+.PHONY: demo test lint types unit suite backends benchmarks conformance $(CONFORMANCE) packaging docs bench bench-local \
+	bench-events soak-local table clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py $(BACKENDS)
 
-# Conformance waits for engines more than it computes, so the other tests run beside it.
+# Those that take longest come first; much of their time is spent waiting for engines.
 test: $(READY)
 	@$(MAKE) --no-print-directory lint types
-	@$(MAKE) --no-print-directory -j2 --output-sync=recurse checks conformance
+	@$(MAKE) --no-print-directory -j2 --keep-going --output-sync=target conformance-ray backends conformance-dask suite \
+		conformance-process unit conformance-serial conformance-threads packaging docs benchmarks
 	@echo "make test: all passed"
-
-checks: $(READY)
-	@$(MAKE) --no-print-directory -j1 unit packaging docs suite backends benchmarks
 
 lint: $(READY)
 	@echo "== lint"
@@ -63,13 +62,12 @@ docs: $(READY)
 
 # Every backend is tried even if one fails, so that the reports are complete.
 conformance: $(READY)
+	@$(MAKE) --no-print-directory --keep-going $(CONFORMANCE)
+
+$(CONFORMANCE): conformance-%: $(READY)
+	@echo "== conformance of $*"
 	@mkdir -p $(REPORTS)
-	@failed=; for backend in $(BACKENDS); do \
-		echo "== conformance of $$backend"; \
-		POLYEXEC_REQUIRE=ray,dask $(PYTEST) --pyargs polyexec.testing --backend "$$backend" \
-			--backend-report "$(REPORTS)/$$backend.json" || failed="$$failed $$backend"; \
-	done; \
-	if [ -n "$$failed" ]; then echo "make conformance: failed on$$failed" >&2; exit 1; fi
+	@POLYEXEC_REQUIRE=ray,dask $(PYTEST) --pyargs polyexec.testing --backend "$*" --backend-report "$(REPORTS)/$*.json"
 
 table: $(READY)
 	@for backend in $(BACKENDS); do test -f "$(REPORTS)/$$backend.json" || { \

@@ -176,8 +176,13 @@ def test_ctrl_c_ends_a_map(ex: Executor, marks: Marks, target: Target, capsys: p
         thread.start()
         next(results)
 
-    with pytest.raises(KeyboardInterrupt):
-        wait()
+    # Where this runs in the background of a shell the signal is ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            wait()
+    finally:
+        signal.signal(signal.SIGINT, handler)
     thread.join()
     results.close()
     assert _last_line(capsys).endswith("ended early")

@@ -37,9 +37,9 @@ _SLACK = 4 * _SIZE
 
 
 def _keys(target: Target, folder: Path) -> dict[str, Any]:
-    """Give the configuration of a small store; skip the test for a backend that has none."""
-    if "store_limit" not in {field.name for field in attrs.fields(target.backend.Config)}:
-        pytest.skip("the backend has no store of its own to which a limit could be given (store_limit=)")
+    """Give the configuration of a small store; skip the test for a backend that lets none be chosen."""
+    if not {"store_limit", "spill_folder"} <= {field.name for field in attrs.fields(target.backend.Config)}:
+        pytest.skip("the backend has no store whose limit and disk could be chosen (store_limit=, spill_folder=)")
     folder.mkdir(exist_ok=True)
     return {"workers": 2, "store_limit": _STORE, "spill_folder": str(folder)}
 
