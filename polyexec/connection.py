@@ -60,6 +60,8 @@ def connect(specification: str | Any = None, *, events: bool | None = None) -> E
 
 def _recorded(events: bool | None) -> bool:
     text = os.environ.get(_EVENTS, "")
+    if events is not None and not isinstance(events, bool):
+        raise SpecificationError(f"connect: events= is True or False, not {events!r}")
     if events is not None or not text:
         return bool(events)
     try:
