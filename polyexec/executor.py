@@ -210,7 +210,7 @@ class Executor:
             SpecificationError: this is not a Future of this executor.
         """
         session = self._here()
-        if isinstance(future, (ActorHandle, Stream)):
+        if not isinstance(future, Future):
             raise SpecificationError(
                 f"cancel takes a Future, not {future!r}; an actor is ended by kill, a stream by its own cancel"
             )

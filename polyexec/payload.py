@@ -164,7 +164,8 @@ def _culprit(path: str, value: Any, depth: int) -> str:
 
 def _refuses(value: Any) -> bool:
     """Say whether a class has a way of its own to be serialised, and this very object does not go that way."""
-    if type(value).__reduce__ is object.__reduce__:
+    reduce: Any = type(value).__reduce__
+    if reduce is object.__reduce__:
         return False
     try:
         value.__reduce__()
