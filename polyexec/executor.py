@@ -118,9 +118,9 @@ class Executor:
         return actors_module.create(self._here(), cls, args, kwargs, options)
 
     def kill(self, handle: ActorHandle) -> bool:
-        """End an actor at once, whatever it does; it is not restarted.
+        """End an actor at once, whatever it does; it is not restarted (A6).
 
-        Calls that have not ended, and later ones, fail with ``ActorDied``. Blocks until it is known whether that
+        Calls that have not ended, and later ones, fail with ``ActorDied`` (A5). Blocks until it is known whether that
         worked, about a second at most.
 
         Args:

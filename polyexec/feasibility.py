@@ -90,7 +90,7 @@ def check_gang(spec: GangSpec, nodes: Sequence[NodeState]) -> None:
     """
     if spec.patient or shape_of(spec).could_fit(nodes):
         return
-    bundles = "; ".join(f"{count} of {amounts}" for amounts, count in Counter(map(str, spec.bundles)).items())
+    bundles = "; ".join(f"{count} with {amounts}" for amounts, count in Counter(map(str, spec.bundles)).items())
     number = "1 bundle" if len(spec.bundles) == 1 else f"{len(spec.bundles)} bundles"
     asked = f"{number} ({bundles}) by the strategy {spec.strategy!r}{spec.placement or ''}"
     raise InfeasibleResources("reserve", asked, _existing(nodes, spec.placement))

@@ -89,9 +89,17 @@ class Resources:
 
     def __str__(self) -> str:
         parts = [f"{value:g} {name}" for name, value in (("cpus", self.cpus), ("gpus", self.gpus)) if value]
-        parts += [f"{self.memory} bytes of memory"] if self.memory else []
+        parts += [f"{_size(self.memory)} of memory"] if self.memory else []
         parts += [f"{value:g} {name}" for name, value in self.custom.items()]
         return ", ".join(parts) or "nothing"
+
+
+def _size(count: int) -> str:
+    """Show a number of bytes so that a reader grasps it; two decimals are enough to compare machines."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if count >= size:
+            return f"{count / size:.2f}".rstrip("0").rstrip(".") + f" {unit}"
+    return f"{count} bytes"
 
 
 def _optional_seconds(value: float | None) -> float | None:

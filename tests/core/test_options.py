@@ -133,6 +133,8 @@ def test_sizes(text: Any, size: int) -> None:
 def test_resources_as_text() -> None:
     """R3: errors show what was asked for."""
     assert str(Resources(1.5, 2, 10, {"license": 1})) == "1.5 cpus, 2 gpus, 10 bytes of memory, 1 license"
+    assert str(Resources(memory=3 * 2**29)) == "1.5 GiB of memory"
+    assert str(Resources(memory=20 * 2**20)) == "20 MiB of memory"
     assert str(Resources()) == "nothing"
 
 
