@@ -3,6 +3,11 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from polyexec import config as config
+    from polyexec import errors as errors
+    from polyexec import options as options
+    from polyexec import spi as spi
+    from polyexec import trace as trace
     from polyexec.actor import ActorHandle
     from polyexec.connection import connect
     from polyexec.errors import (

@@ -68,6 +68,13 @@ class Method:
         self._name = name
         self._options = options
 
+    def __getattr__(self, name: str) -> Any:
+        if name in self.__slots__ or name.startswith("__"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"the method {self._name!r} of an actor has no attribute {name!r}: call it, {self._name}(...), for a Future"
+        )
+
     def options(self, **changes: Any) -> Method:
         """Give this method with other options for its calls.
 

@@ -40,7 +40,7 @@ def connect(specification: str | Any = None, *, events: bool | None = None) -> E
         The executor; close it, or use it as a context manager.
 
     Raises:
-        SpecificationError: the specification is wrong.
+        SpecificationError: the specification is wrong, or what says whether to record events.
         BackendNotFound: the backend is not installed.
         BackendUnavailable: its engine is not installed.
         BackendBroken: the engine does not start.
@@ -60,6 +60,8 @@ def connect(specification: str | Any = None, *, events: bool | None = None) -> E
 
 def _recorded(events: bool | None) -> bool:
     text = os.environ.get(_EVENTS, "")
+    if events is not None and not isinstance(events, bool):
+        raise SpecificationError(f"connect: events= is True or False, not {events!r}")
     if events is not None or not text:
         return bool(events)
     try:

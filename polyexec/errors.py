@@ -121,7 +121,7 @@ class InfeasibleResources(PolyexecError, ValueError):
 
     def __str__(self) -> str:
         return (
-            f"task {self.task!r} asks for {self.requested}, which no node can ever meet; there is {self.existing}. "
+            f"task {self.task!r} asks for {self.requested}, which can never be met; there is {self.existing}. "
             f'Ask for less, start more, or pass infeasible="wait" if the cluster grows'
         )
 

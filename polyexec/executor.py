@@ -11,7 +11,7 @@ from polyexec import future as futures_module
 from polyexec import mapping
 from polyexec.actor import ActorHandle
 from polyexec.errors import SpecificationError
-from polyexec.future import Future, entries_of
+from polyexec.future import Future, check_timeout, entries_of
 from polyexec.options import DEFAULT_OPTIONS, OPTION_NAMES, Resources, TaskOptions
 from polyexec.prepare import function_name
 from polyexec.progress import length_of, report_for
@@ -20,11 +20,9 @@ from polyexec.stream import Stream
 from polyexec.stream_source import StreamBody
 
 if TYPE_CHECKING:
-    from polyexec.reservation import Reservation
-
-if TYPE_CHECKING:
     from polyexec.events import EventStream
     from polyexec.recording import Recorder
+    from polyexec.reservation import Reservation
     from polyexec.statistics import Stats
 
 P = ParamSpec("P")
@@ -120,9 +118,9 @@ class Executor:
         return actors_module.create(self._here(), cls, args, kwargs, options)
 
     def kill(self, handle: ActorHandle) -> bool:
-        """End an actor at once, whatever it does; it is not restarted.
+        """End an actor at once, whatever it does; it is not restarted (A6).
 
-        Calls that have not ended, and later ones, fail with ``ActorDied``. Blocks until it is known whether that
+        Calls that have not ended, and later ones, fail with ``ActorDied`` (A5). Blocks until it is known whether that
         worked, about a second at most.
 
         Args:
@@ -137,6 +135,8 @@ class Executor:
         session = self._here()
         if not isinstance(handle, ActorHandle):
             raise SpecificationError(f"kill takes the handle of an actor, not {handle!r}; cancel stops tasks")
+        if handle._future.executor_id != session.executor_id:
+            raise SpecificationError(f"{handle!r} belongs to another executor")
         return session.kill(entries_of(session, [handle._future])[0])
 
     def put(self, value: T) -> Future[T]:
@@ -173,6 +173,7 @@ class Executor:
         """
         if num_returns is not None and (not isinstance(num_returns, int) or num_returns < 0):
             raise SpecificationError(f"num_returns= takes an integer that is not negative, not {num_returns!r}")
+        check_timeout(timeout)
         return futures_module.wait(self._here(), list(futures), num_returns, timeout)
 
     def as_completed(self, futures: Iterable[Future[T]], *, timeout: float | None = None) -> Iterator[Future[T]]:
@@ -189,6 +190,7 @@ class Executor:
             SpecificationError: something is not a Future of this executor.
             TimeoutError: from the iterator, when the time is over.
         """
+        check_timeout(timeout)
         return futures_module.as_completed(self._here(), list(futures), timeout)
 
     def cancel(self, future: Future[Any], *, force: bool = False, recursive: bool = True) -> bool:
@@ -208,6 +210,10 @@ class Executor:
             SpecificationError: this is not a Future of this executor.
         """
         session = self._here()
+        if not isinstance(future, Future):
+            raise SpecificationError(
+                f"cancel takes a Future, not {future!r}; an actor is ended by kill, a stream by its own cancel"
+            )
         return session.cancel(entries_of(session, [future])[0], force=force, recursive=recursive)
 
     def map(
@@ -247,6 +253,9 @@ class Executor:
             SpecificationError: an argument is wrong.
             TimeoutError: from the iterator, when the time is over.
         """
+        if not callable(function):
+            raise SpecificationError(f"map takes a function and iterables, but {function!r} is not callable")
+        check_timeout(timeout)
         options = self._options_for(function)
         named = options.evolve(name=options.name or function_name(function), num_returns=1)
         # A chunk is one task: with retries its good items would run again, and they would share one time limit.
@@ -352,6 +361,7 @@ class Executor:
         """
         from polyexec.events import EventStream
 
+        check_timeout(timeout)
         recorder = self._here().recorder(begin=True)
         assert recorder is not None
         return EventStream(recorder, timeout)
@@ -459,6 +469,8 @@ def task(function: Callable[P, T] | None = None, /, **options: Any) -> Any:
     Raises:
         SpecificationError: an option is unknown, or a value is wrong.
     """
+    if function is not None and not callable(function):
+        raise SpecificationError(f"task decorates a function, or takes options by name; {function!r} is neither")
     DEFAULT_OPTIONS.evolve(**options)
 
     def decorate(decorated: Callable[P, T]) -> Callable[P, T]:

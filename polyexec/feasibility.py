@@ -90,8 +90,9 @@ def check_gang(spec: GangSpec, nodes: Sequence[NodeState]) -> None:
     """
     if spec.patient or shape_of(spec).could_fit(nodes):
         return
-    bundles = "; ".join(f"{count} of {amounts}" for amounts, count in Counter(map(str, spec.bundles)).items())
-    asked = f"{len(spec.bundles)} bundles ({bundles}) by the strategy {spec.strategy!r}{spec.placement or ''}"
+    bundles = "; ".join(f"{count} with {amounts}" for amounts, count in Counter(map(str, spec.bundles)).items())
+    number = "1 bundle" if len(spec.bundles) == 1 else f"{len(spec.bundles)} bundles"
+    asked = f"{number} ({bundles}) by the strategy {spec.strategy!r}{spec.placement or ''}"
     raise InfeasibleResources("reserve", asked, _existing(nodes, spec.placement))
 
 

@@ -180,6 +180,7 @@ class Future(Reference, Generic[T]):
         if self._memo is _UNSET:
             session, entry = self._here()
             if entry.tag is None:
+                check_timeout(timeout)
                 session.wait([entry], 1, timeout)
                 if entry.tag is None:
                     raise TimeoutError(f"task {entry.name!r} has not ended within {timeout:g} s; it runs on")
@@ -229,6 +230,12 @@ def run_callback(callback: Callable[[Future[T]], object], future: Future[T]) -> 
     except BaseException:
         # Even SystemExit: a callback must not end a thread that serves others (S16).
         _logger.exception("a callback of %r raised", future)
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Check that a time to wait is a number, or None."""
+    if timeout is not None and not hasattr(timeout, "__float__"):
+        raise SpecificationError(f"timeout= takes a number of seconds, or None to wait for ever, not {timeout!r}")
 
 
 def entries_of(session: Session, futures: Iterable[Any]) -> list[Entry]:

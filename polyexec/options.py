@@ -89,9 +89,17 @@ class Resources:
 
     def __str__(self) -> str:
         parts = [f"{value:g} {name}" for name, value in (("cpus", self.cpus), ("gpus", self.gpus)) if value]
-        parts += [f"{self.memory} bytes of memory"] if self.memory else []
+        parts += [f"{_size(self.memory)} of memory"] if self.memory else []
         parts += [f"{value:g} {name}" for name, value in self.custom.items()]
         return ", ".join(parts) or "nothing"
+
+
+def _size(count: int) -> str:
+    """Show a number of bytes so that a reader grasps it; two decimals are enough to compare machines."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if count >= size:
+            return f"{count / size:.2f}".rstrip("0").rstrip(".") + f" {unit}"
+    return f"{count} bytes"
 
 
 def _optional_seconds(value: float | None) -> float | None:
@@ -143,6 +151,12 @@ def _environment(value: Mapping[str, str] | None) -> dict[str, str]:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(i, str) for pair in value.items() for i in pair):
         raise SpecificationError("env= takes a mapping from names to texts")
+    for name, text in value.items():
+        # Values may be secrets, so only names are told.
+        if not name or "=" in name or "\0" in name + text:
+            raise SpecificationError(
+                f"env= cannot set {name!r}: a name has no '=' and is not empty, and no text has a NUL"
+            )
     return dict(value)
 
 
@@ -164,6 +178,18 @@ def _name(value: Any) -> Any:
     return value
 
 
+def _node_id(value: Any) -> str:
+    if not isinstance(value, str):
+        raise SpecificationError(f"NodeAffinity takes the id of a node as resources() shows it, not {value!r}")
+    return value
+
+
+def _softness(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SpecificationError(f"soft= is True or False, not {value!r}")
+    return value
+
+
 @attrs.frozen
 class NodeAffinity:
     """Where a task shall run, by the id that ``Executor.resources`` gives for a node (R12).
@@ -173,8 +199,8 @@ class NodeAffinity:
         soft: a wish: the task runs elsewhere if the node is gone, or could never meet the request.
     """
 
-    id: str = attrs.field(validator=attrs.validators.instance_of(str))
-    soft: bool = False
+    id: str = attrs.field(converter=_node_id)
+    soft: bool = attrs.field(default=False, converter=_softness)
 
 
 @attrs.frozen

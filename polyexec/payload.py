@@ -155,11 +155,23 @@ def _path(name: str, value: Any) -> str:
 
 
 def _culprit(path: str, value: Any, depth: int) -> str:
-    if depth:
+    if depth and not _refuses(value):
         for step, part in _parts(value):
             if _fails(part):
                 return _culprit(path + step, part, depth - 1)
     return f"{path} ({type(value).__qualname__})"
+
+
+def _refuses(value: Any) -> bool:
+    """Say whether a class has a way of its own to be serialised, and this very object does not go that way."""
+    reduce: Any = type(value).__reduce__
+    if reduce is object.__reduce__:
+        return False
+    try:
+        value.__reduce__()
+    except Exception:
+        return True
+    return False
 
 
 def _parts(value: Any) -> Iterable[tuple[str, Any]]:

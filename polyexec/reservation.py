@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
@@ -42,6 +43,7 @@ class Reservation:
         return self._view(None)
 
     def __getitem__(self, index: int) -> Executor:
+        index = _index(index)
         if not -self._count <= index < self._count:
             raise IndexError(f"the reservation has {self._count} bundles, none with the index {index}")
         return self._view(index % self._count)
@@ -88,6 +90,13 @@ class Reservation:
         return Executor(self._session, options, chosen=self._chosen)
 
 
+def _index(value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"a bundle is named by its number, group[0] for example, not by {value!r}") from None
+
+
 def _restore(executor_id: str, options: TaskOptions, chosen: frozenset[str], *identity: int) -> Reservation:
     return Reservation(session_for(executor_id), options, chosen, *identity)
 
@@ -113,6 +122,8 @@ def _specification(bundles: Iterable[Resources | Mapping[str, Any]], strategy: s
         raise SpecificationError(f"strategy= of reserve is one of {', '.join(STRATEGIES)}, not {strategy!r}")
     if options.bundle is not None:
         raise SpecificationError("a bundle cannot be divided into bundles: reserve through the executor itself")
+    if isinstance(bundles, (str, Mapping)) or not isinstance(bundles, Iterable):
+        raise SpecificationError(f"reserve takes a list of bundles, for example [{{'cpus': 1}}], not {bundles!r}")
     amounts = tuple(map(_amounts, bundles))
     if not amounts:
         raise SpecificationError("reserve takes at least one bundle, for example [{'cpus': 1}]")

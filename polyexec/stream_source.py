@@ -204,7 +204,7 @@ class StreamBody:
         if items is None:
             raise SpecificationError(
                 f"task {self.name!r} was started by stream, which takes a generator function or one that returns an "
-                f"iterable, but it gave a {type(value).__name__}"
+                f"iterable, but {type(value).__name__} is none"
             )
         with closing(items):
             while outlet.has_room():

@@ -45,7 +45,7 @@ def write(path: str | os.PathLike[str], source: Executor | Iterable[Event] | Non
             recorded and still exist, among them the one that was closed last.
 
     Raises:
-        SpecificationError: nothing is recorded.
+        SpecificationError: nothing is recorded, or the source is neither.
         OSError: the file cannot be written.
     """
     groups = [_Group(label, events) for label, events in _groups(source)]
@@ -72,8 +72,10 @@ def _groups(source: Executor | Iterable[Event] | None) -> Iterator[tuple[str, It
     elif isinstance(source, Executor):
         recorder = recorder_of(source)
         yield recorder.label, EventStream(recorder, 0)
-    else:
+    elif isinstance(source, Iterable):
         yield "tasks", source
+    else:
+        raise SpecificationError(f"trace.write takes an executor or events, not {source!r}")
 
 
 @attrs.define(eq=False)

@@ -23,7 +23,7 @@ BAD_OPTIONS: dict[str, list[Any]] = {
     "retry_on": [ValueError("x"), "ValueError", (ValueError, 3), int],
     "retry": [3, "f"],
     "timeout": [-1, "5", math.inf, math.nan, True],
-    "env": ["A=1", {"A": 1}, {1: "A"}],
+    "env": ["A=1", {"A": 1}, {1: "A"}, {"": "1"}, {"A=B": "1"}, {"A": "\0"}],
     "working_dir": [3, b"/tmp", "no-such-folder", __file__],
     "py_modules": [
         "text",
@@ -95,9 +95,21 @@ def test_good_values(name: str, value: Any) -> None:
     assert isinstance(DEFAULT_OPTIONS.evolve(**{name: value}), TaskOptions)
 
 
+@pytest.mark.parametrize("make", [lambda: polyexec.NodeAffinity(3), lambda: polyexec.NodeAffinity("a", soft="no")])  # type: ignore[arg-type]
+def test_bad_affinities_give_one_line(make: Callable[[], object]) -> None:
+    with pytest.raises(polyexec.SpecificationError) as caught:
+        make()
+    assert len(str(caught.value)) < 100
+
+
 def test_an_unknown_option_names_the_valid_ones() -> None:
     with pytest.raises(polyexec.SpecificationError, match="unknown option 'cpu'; valid are buffer, concurrency, cpus"):
         DEFAULT_OPTIONS.evolve(cpu=2)
+
+
+def test_what_is_no_function_cannot_be_decorated() -> None:
+    with pytest.raises(polyexec.SpecificationError, match="3 is neither"):
+        polyexec.task(3)  # type: ignore[call-overload]
 
 
 def test_options_do_not_change() -> None:
@@ -121,6 +133,8 @@ def test_sizes(text: Any, size: int) -> None:
 def test_resources_as_text() -> None:
     """R3: errors show what was asked for."""
     assert str(Resources(1.5, 2, 10, {"license": 1})) == "1.5 cpus, 2 gpus, 10 bytes of memory, 1 license"
+    assert str(Resources(memory=3 * 2**29)) == "1.5 GiB of memory"
+    assert str(Resources(memory=20 * 2**20)) == "20 MiB of memory"
     assert str(Resources()) == "nothing"
 
 

@@ -1,4 +1,7 @@
-"""Every Python block of the documentation runs: those of one page in order, as one script, in a process of its own."""
+"""Every Python block of the documentation runs: those of one page in order, as one script, in a process of its own.
+
+Programs that a page includes are marked as ``{.python}``; they are tested where they are.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ BLOCK = re.compile(r"^(?P<indent> *)```python[^\n]*\n(?P<code>.*?)^(?P=indent)``
 
 
 def script_of(page: str) -> str:
-    """Blank all but the code, so that line numbers in tracebacks are those of the page; what is included is tested."""
+    """Blank all but the code, so that line numbers in tracebacks are those of the page."""
     lines = [""] * (page.count("\n") + 1)
     for block in BLOCK.finditer(page):
         first = page.count("\n", 0, block.start("code"))
         for offset, line in enumerate(block["code"].splitlines()):
-            lines[first + offset] = "" if line.startswith("--8<--") else line.removeprefix(block["indent"])
+            lines[first + offset] = line.removeprefix(block["indent"])
     return "\n".join(lines)
 
 
