@@ -12,6 +12,7 @@ from polyexec.options import DEFAULT_OPTIONS, TaskOptions
 if TYPE_CHECKING:
     from polyexec.session import Session
 
+_SHOWN = 12
 _METHOD_OPTIONS = frozenset({"name", "num_returns", "timeout"})
 
 
@@ -39,7 +40,7 @@ class ActorHandle:
         # What is a slot here and is asked for so is not set yet, and asking for more would never end.
         refused = name in self.__slots__ or (name.startswith("__") and name.endswith("__"))
         if refused or (self._methods is not None and name not in self._methods):
-            raise AttributeError(f"the class of actor {self.name!r} has no method {name!r} that can be called")
+            raise AttributeError(self._refusal(name))
         return Method(self, name, DEFAULT_OPTIONS)
 
     def __eq__(self, other: object) -> bool:
@@ -53,6 +54,13 @@ class ActorHandle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ActorHandle, (self._future, self._methods)
+
+    def _refusal(self, name: str) -> str:
+        if name in self.__slots__:
+            return name
+        public = sorted(method for method in self._methods or () if not method.startswith("_"))
+        shown = ", ".join(public[:_SHOWN]) + (", ..." if len(public) > _SHOWN else "")
+        return f"the class of actor {self.name!r} has no method {name!r} that can be called; it has {shown or 'none'}"
 
     def _identity(self) -> tuple[str, int]:
         return self._future.executor_id, self._future.reference_id
@@ -131,4 +139,7 @@ def create(session: Session, cls: Callable[..., Any], args: Any, kwargs: Any, op
 
 
 def _is_method(value: Any) -> bool:
-    return callable(value) or isinstance(value, (staticmethod, classmethod)) or hasattr(value, "__get__")
+    """Tell methods, of any kind, from what is kept: properties and slots have a way to be set."""
+    if isinstance(value, type) or not hasattr(value, "__get__"):
+        return callable(value)
+    return not hasattr(value, "__set__")

@@ -55,7 +55,7 @@ class Executor:
             **changes: see ``TaskOptions``.
 
         Returns:
-            The view; it shares everything else with this executor.
+            The view; it shares everything else with this executor, so that to close one closes both.
 
         Raises:
             SpecificationError: an option is unknown, or a value is wrong.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import types
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +17,10 @@ from polyexec.stored import Buffer, Stored
 _REASON_LIMIT = 500
 _DEPTH_LIMIT = 8
 _SHOWN_LIMIT = 100
+_ADVICE: dict[type, str] = {
+    types.GeneratorType: "; stream runs a generator and gives its items, num_returns takes a known number of them",
+    types.CoroutineType: "; a task may run it by asyncio.run, and actors have async methods",
+}
 
 
 class Reference:
@@ -126,7 +131,8 @@ def serialization_error(
     """
     for name, value in roots:
         if _fails(value):
-            return SerializationError(stage, task, _path(name, value), _reason(error))
+            advice = _ADVICE.get(type(value), "") if stage == "result" else ""
+            return SerializationError(stage, task, _path(name, value), _reason(error) + advice)
     return SerializationError(stage, task, " and ".join(name for name, _ in roots) or "value", _reason(error))
 
 

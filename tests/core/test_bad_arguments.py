@@ -10,11 +10,19 @@ import pytest
 import polyexec
 from polyexec import Executor, SpecificationError
 
+from .gates import Gate, pass_through
+
 Call = Callable[[Any], object]
 
 
 class Cell:
     """An actor with one method."""
+
+    __slots__ = ("kept",)
+
+    @property
+    def shown(self) -> int:
+        return 1
 
     def value(self) -> int:
         return 1
@@ -22,11 +30,6 @@ class Cell:
 
 def letters() -> Iterator[str]:
     yield from "ab"
-
-
-def late(ex: Executor, gate: Any) -> Any:
-    """Submit something that has not ended."""
-    return ex.submit(gate.wait)
 
 
 WRONG: dict[str, tuple[Call, str]] = {
@@ -77,9 +80,9 @@ def test_wrong_arguments_give_one_line(ex: Executor, what: str) -> None:
     assert says in one_line(caught.value)
 
 
-def test_a_result_within_a_text(ex: Executor, gate: Any) -> None:
+def test_a_result_within_a_text(ex: Executor, gate: Gate) -> None:
     with pytest.raises(SpecificationError, match="number of seconds"):
-        late(ex, gate).result("x")
+        ex.submit(pass_through, gate).result("x")  # type: ignore[arg-type]
 
 
 def test_what_belongs_to_another_executor(ex: Executor) -> None:
@@ -101,10 +104,28 @@ def test_what_belongs_to_another_executor(ex: Executor) -> None:
 def test_what_is_asked_of_a_handle(ex: Executor) -> None:
     """A name that is none, and the habits of others, are attribute errors that say what to do."""
     handle = ex.actor(Cell)
-    with pytest.raises(AttributeError, match="no method 'nothing'"):
-        _ = handle.nothing
+    for name in ("nothing", "kept", "shown"):
+        with pytest.raises(AttributeError, match=f"no method '{name}' that can be called; it has value"):
+            getattr(handle, name)
     with pytest.raises(AttributeError, match=r"call it, value\(\.\.\.\), for a Future"):
         handle.value.remote()
+
+
+def test_results_that_must_be_run_first(ex: Executor) -> None:
+    """S4: who returns a generator or a coroutine is told how to run it."""
+
+    async def wait() -> None: ...
+
+    with pytest.raises(polyexec.SerializationError, match="stream runs a generator"):
+        ex.submit(letters).result()
+
+    def begin() -> Any:
+        begun = wait()
+        begun.close()
+        return begun
+
+    with pytest.raises(polyexec.SerializationError, match=r"asyncio\.run"):
+        ex.submit(begin).result()
 
 
 def test_bundles_are_numbered(ex: Executor) -> None:
