@@ -24,8 +24,9 @@ _NAMES = {"cpus": "cpus", "gpus": "gpus", "memory": "memory", "resources": "cust
 class Reservation:
     """Bundles of resources that were taken together, for tasks that are submitted to them. Made by ``reserve``.
 
-    Use it as a context manager. ``len`` gives the number of bundles, an index the executor of one of them. It may be
-    passed to tasks. All methods may be called from any thread.
+    Use it as a context manager: it holds its bundles until it is closed, also if nobody refers to it. ``len`` gives the
+    number of bundles, an index the executor of one of them. It may be passed to tasks. All methods may be called from
+    any thread.
     """
 
     def __init__(
@@ -153,6 +154,6 @@ def _wait_for(session: Session, spec: GangSpec, timeout: float | None) -> int:
         if isinstance(error, TaskCancelled):
             raise ExecutorClosed("the executor was closed before the reservation had its bundles") from None
         if isinstance(error, TimeoutError):
-            raise TimeoutError(f"no room for {len(spec.bundles)} bundles within {timeout:g} s") from None
+            raise TimeoutError(f"reserve: no room for all bundles within {timeout:g} s; none is held") from None
         raise
     return entry.id
