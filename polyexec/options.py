@@ -96,7 +96,7 @@ class Resources:
 
 def _size(count: int) -> str:
     """Show a number of bytes so that a reader grasps it; two decimals are enough to compare machines."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
         if count >= size:
             return f"{count / size:.2f}".rstrip("0").rstrip(".") + f" {unit}"
     return f"{count} bytes"

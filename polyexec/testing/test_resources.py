@@ -91,7 +91,7 @@ def test_a_task_of_no_cpu_takes_none(ex: Executor, gate: Gate, marks: Marks, tar
     [
         ({"cpus": 10_000}, "10000 cpus"),
         ({"gpus": 10_000}, "10000 gpus"),
-        ({"memory": "900TB"}, "900000000000000 bytes"),
+        ({"memory": "900TB"}, "818.55 TiB"),
         ({"resources": {"license": 10_000}}, "10000 license"),
         ({"resources": {"no-such-thing": 1}}, "1 no-such-thing"),
     ],
