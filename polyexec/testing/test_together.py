@@ -209,20 +209,25 @@ def test_a_stream_keeps_what_was_sent_along(ex: Executor, tmp_path: Path, target
 def test_events_of_actors_and_streams(ex: Executor) -> None:
     """E1 An actor, each of its calls and a stream have their events like any other task."""
     list(ex.events(timeout=0))
-    counter = ex.options(name="watched").actor(actors.Counter)
-    assert counter.add.options(name="good")().result(LIMIT) == 1
-    assert isinstance(error_of(counter.leave.options(name="bad")(3)), polyexec.TaskExited)
-    assert len(list(ex.options(name="items").stream(range, 5))) == 5
+    counter = ex.options(name="an actor").actor(actors.Counter)
+    assert counter.add.options(name="a call")().result(LIMIT) == 1
+    assert isinstance(error_of(counter.leave.options(name="a failure")(3)), polyexec.TaskExited)
+    assert len(list(ex.options(name="a stream").stream(range, 5))) == 5
     assert ex.kill(counter) is True
     events: list[Any] = []
 
     def is_over() -> bool:
-        events.extend(ex.events(timeout=0))
-        return any(event.name == "watched" and event.kind is EventKind.CANCELLED for event in events)
+        events[:] = ex.events(timeout=0)
+        return any(event.name == "an actor" and event.kind is EventKind.CANCELLED for event in events)
 
     eventually(is_over, lambda: f"the actor has ended: {events}")
     begun = [EventKind.SUBMITTED, EventKind.READY, EventKind.RUNNING]
-    ends = {"good": EventKind.DONE, "bad": EventKind.FAILED, "items": EventKind.DONE, "watched": EventKind.CANCELLED}
+    ends = {
+        "a call": EventKind.DONE,
+        "a failure": EventKind.FAILED,
+        "a stream": EventKind.DONE,
+        "an actor": EventKind.CANCELLED,
+    }
     for name, end in ends.items():
         mine = [event for event in events if event.name == name]
         assert [event.kind for event in mine] == [*begun, end], name
