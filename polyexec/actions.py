@@ -160,7 +160,7 @@ class Actions:
         if self._runtime.recorder is not None:
             node = self._runtime.scheduler.ledger.node_of(action.node)
             size = sum(self._runtime.objects.entries[value].nbytes for value in spec.dependencies)
-            self._runtime.recorder.handed(action.task, 1, node, size, runs=True)
+            self._runtime.recorder.handed(action.task, 1, node, size, runs=True, actor=spec.actor)
         self._runtime.desk.invoke(action, attempt, data.body, data.body_handle, self._values(spec))
 
     def _dismiss(self, action: Dismiss) -> None:

@@ -53,6 +53,7 @@ class Actor:
         width: how many calls may run at the same time.
         ahead: how many more may be handed over.
         lends: a call that waits lends the actor's cpus.
+        loops: one thread runs all calls, which none but one that awaits leaves to the others.
         lines: the calls that were not handed over, by caller, in order.
         heads: the first of those lines that are ready, as a heap.
         handed: the calls that were handed over and have not ended, in order.
@@ -68,6 +69,7 @@ class Actor:
     width: int
     ahead: int
     lends: bool
+    loops: bool = False
     lines: dict[object, deque[Task]] = attrs.field(factory=dict)
     heads: list[tuple[int, Task]] = attrs.field(factory=list)
     handed: dict[int, Running] = attrs.field(factory=dict)
@@ -78,7 +80,7 @@ class Actor:
     ending: Ending | None = None
     tag: Tag = Tag.VALUE
 
-    def executing(self) -> list[Running]:
+    def begun(self) -> list[Running]:
         """Give the calls that may have begun."""
         return list(itertools.islice(self.handed.values(), self.width))
 
@@ -106,12 +108,12 @@ class ActorCalls:
         ahead = 0 if lends or task.retries else AHEAD
         self.actors[task.id] = Actor(task, task.width, ahead, lends)
 
-    def attach(self, call_id: int) -> None:
-        """Learn that an instance has been made and serves."""
+    def attach(self, call_id: int, *, loops: bool = False) -> None:
+        """Learn that an instance has been made and serves; maybe by one thread for all calls."""
         call = self._scheduler.running[call_id]
         actor = self.actors[call.task.id]
         if actor.call is None:
-            actor.call = call
+            actor.call, actor.loops = call, loops
             self._scheduler.waits.keep(call)
             self._go_on(actor)
 
@@ -227,8 +229,14 @@ class ActorCalls:
     # For those who look for waits that can never end
 
     def parked(self) -> int:
-        """Count the running calls that do nothing: instances, and what lies there behind those that run."""
-        return sum(1 + max(0, len(actor.handed) - actor.width) for actor in self.serving())
+        """Count the running calls that do nothing, and wait for nothing either."""
+        blocked = self._scheduler.waits.blocked
+        found = (call for actor in self.serving() for call in (actor.call, *actor.handed.values()) if call is not None)
+        return sum(1 for call in found if call.id not in blocked and self.is_parked(call))
+
+    def is_parked(self, call: Running) -> bool:
+        """Say whether this is an instance that serves, or a call that lies there behind those that run."""
+        return self.serves(call.task) or (call.host is not None and not self.is_executing(call))
 
     def has_jam(self) -> bool:
         """Say whether, since the last question, a call has begun to wait, and some actor cannot take more calls.
@@ -246,17 +254,27 @@ class ActorCalls:
         if actor.call is None:
             # Its constructor may wait.
             return bool(actor.open) and actor.task.call in blocked
-        if min(len(actor.handed), actor.open - 1) < actor.width:
+        executing = self.executing(actor)
+        if min(len(actor.handed), actor.open - 1) < (1 if actor.loops else actor.width):
             return False
-        return all(call.id in blocked for call in actor.executing())
+        return len(executing) < actor.open and all(call.id in blocked for call in executing)
 
     def serving(self) -> list[Actor]:
         """Give the actors that have an instance."""
         return [actor for actor in self.actors.values() if actor.call is not None]
 
+    def executing(self, actor: Actor) -> list[Running]:
+        """Give the calls that may go on by themselves, or when what they wait for is there."""
+        return self.holders(actor) or actor.begun()
+
+    def holders(self, actor: Actor) -> list[Running]:
+        """Give the calls that wait without ``await`` in the one thread of their actor."""
+        waits = self._scheduler.waits
+        return [call for call in actor.begun() if any(waits[one].main for one in call.waits)] if actor.loops else []
+
     def is_executing(self, call: Running) -> bool:
-        """Say whether a call of a method may have begun."""
-        return call in self.actor_of(call.task).executing()
+        """Say whether a call of a method may go on, or begin, without the end of another one."""
+        return call in self.executing(self.actor_of(call.task))
 
     def line_of(self, method: Task) -> Iterable[Task]:
         """Give the calls that stand before one that was not handed over."""

@@ -131,7 +131,9 @@ class ActorDesk:
 
     # What an instance asks and says
 
-    def _next(self, request_id: object, call_id: int, main: bool, value: Value, failure: bytes | None) -> None:
+    def _next(
+        self, request_id: object, call_id: int, main: bool, value: Value, failure: bytes | None, loops: bool
+    ) -> None:
         """Take a request for more; the one before it was answered, or that answer could not be brought."""
         box = self._boxes.get(call_id)
         if box is None:
@@ -140,7 +142,7 @@ class ActorDesk:
         self._dirty.add(call_id)
         if failure is not None:
             self._fail(box, Stored(failure))
-        self._runtime.scheduler.actors.attach(call_id)
+        self._runtime.scheduler.actors.attach(call_id, loops=loops)
         if not self._runtime.schedule():
             self.flush()
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import attrs
 
-from polyexec import outcome
+from polyexec import outcome, shipped
 from polyexec.actor_methods import MethodBody, is_async
 from polyexec.errors import ObjectLost, ResourceExhausted, SerializationError
 from polyexec.interrupts import ThreadInterrupts
@@ -83,7 +83,12 @@ class Host:
         instance: whose methods.
         session: of the body.
         width: how many calls may run at the same time.
+
+    Attributes:
+        loops: all calls run in one thread, so that one which waits without ``await`` keeps the others from going on.
     """
+
+    loops: ClassVar[bool] = False
 
     def __init__(self, instance: Any, session: RemoteSession, width: int) -> None:
         session.live_on()
@@ -95,6 +100,7 @@ class Host:
         self._ended: SimpleQueue[_Report | None] = SimpleQueue()
         self._active: set[int] = set()
         self._interrupts = self._find_interrupts()
+        self._layer: shipped.Layer | None = None
 
     def _find_interrupts(self) -> Interrupts:
         assert self._session.interrupts is not None
@@ -107,7 +113,8 @@ class Host:
         reporter.start()
         receiver.start()
         try:
-            self._run_all()
+            with shipped.set_aside() as self._layer:
+                self._run_all()
         finally:
             self._ended.put(None)
         reporter.join()
@@ -131,7 +138,8 @@ class Host:
         token = current_session.set(session)
         self._active.add(call.id)
         try:
-            result = self._method(call).interruptible(session, self._interrupts)
+            with shipped.found_again(self._layer):
+                result = self._method(call).interruptible(session, self._interrupts)
             session.finish_output()
         finally:
             self._active.discard(call.id)
@@ -147,10 +155,12 @@ class Host:
     # The receiver
 
     def _receive(self) -> None:
+        # What the constructor has printed comes before whatever methods print.
+        self._session.send_output()
         failure: bytes | None = None
         while True:
             try:
-                items, values = self._session.ask("actor_next", failure)
+                items, values = self._session.ask("actor_next", failure, self.loops)
                 failure = None
             except (ObjectLost, ResourceExhausted, SerializationError) as error:
                 # What the driver has sent could not be brought.
@@ -224,6 +234,8 @@ class Host:
         verdicts = [(call, found.value) for call, found in reports if isinstance(found, Verdict)]
         outcomes = [(call, found) for call, found in reports if isinstance(found, Stored)]
         small = [(call, found.data, tuple(map(bytes, found.buffers))) for call, found in outcomes if _is_inline(found)]
+        # What threads of the actor have printed.
+        self._session.send_output()
         if small or verdicts:
             self._tell(small, verdicts)
         for call, found in outcomes:

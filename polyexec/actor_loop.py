@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from polyexec import shipped
 from polyexec.actor_host import Call, Host
 from polyexec.remote import RemoteSession
 from polyexec.session import current_session
@@ -18,6 +19,8 @@ class LoopHost(Host):
     ``_tasks`` and ``_stopped`` belong to the thread of the loop, which sets ``_busy`` to the call that is no coroutine
     and keeps all others waiting; the receiver looks at it.
     """
+
+    loops = True
 
     def __init__(self, instance: Any, session: RemoteSession, width: int) -> None:
         super().__init__(instance, session, width)
@@ -66,11 +69,13 @@ class LoopHost(Host):
 
     async def _result(self, call: Call, session: RemoteSession) -> Stored:
         method = self._method(call)
-        if method.is_coroutine():
-            return await method.awaited(session, lambda: call.id in self._stopped)
+        with shipped.found_again(self._layer, interleaved=True):
+            if method.is_coroutine():
+                return await method.awaited(session, lambda: call.id in self._stopped)
         self._busy = call.id
         try:
-            return method.interruptible(session, self._interrupts)
+            with shipped.found_again(self._layer):
+                return method.interruptible(session, self._interrupts)
         finally:
             self._busy = 0
 

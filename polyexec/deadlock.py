@@ -31,7 +31,11 @@ def resolve(scheduler: Scheduler) -> None:
         return
     trial = _Trial(scheduler)
     trial.run()
-    hopeless = [(call, waits) for call, waits in stuck if call.id not in trial.ending_calls]
+    hopeless = [
+        (call, waits)
+        for call, waits in stuck
+        if call.id not in trial.ending_calls and not all(trial.answers(wait.id) for wait in waits)
+    ]
     if hopeless:
         _, waits = _victim(scheduler, hopeless)
         for wait in waits:
@@ -78,29 +82,36 @@ class _Trial:
                 # The driver may close it, so that others find room; what waits in it is still to find room there.
                 self.ledger.count_twice(reservation)
         for call in self.scheduler.running.values():
-            if not self._depends_on_calls(call) and self._ends_by_itself(call):
+            if not self.scheduler.actors.is_parked(call) and self._ends_by_itself(call):
                 self._end(call)
         waiting = dict(self.scheduler.tasks)
         progress = True
         while progress:
             progress = self._serve_what_can() or self._start_what_can(waiting) or self._answer_what_can()
 
-    def _depends_on_calls(self, call: Running) -> bool:
-        """Say whether this is an instance that serves, or a call that lies there behind others."""
-        actors = self.scheduler.actors
-        return actors.serves(call.task) or (call.host is not None and not actors.is_executing(call))
-
     def _serve_what_can(self) -> bool:
         """Let instances run what was handed to them, and end if that will end."""
         found = []
+        blocked = self.scheduler.waits.blocked
         for actor in self.scheduler.actors.serving():
             left = [call for call in actor.handed.values() if call.id not in self.ending_calls]
-            found += [call for call in left[: actor.width] if call not in actor.executing()]
+            if not self._is_held(actor):
+                executing = self.scheduler.actors.executing(actor)
+                found += [call for call in left[: actor.width] if call not in executing and call.id not in blocked]
             if not left and actor.call is not None and actor.call.id not in self.ending_calls:
                 found.append(actor.call)
         for call in found:
             self._end(call)
         return bool(found)
+
+    def _is_held(self, actor: Actor) -> bool:
+        """Say whether a call keeps the others of its actor from going on, since one thread runs them all."""
+        holders = self.scheduler.actors.holders(actor)
+        return any(call.id not in self.ending_calls for call in holders)
+
+    def _goes_on(self, call: Running) -> bool:
+        actors = self.scheduler.actors
+        return call.host is None or actors.is_executing(call) or not self._is_held(actors.actor_of(call.task))
 
     def _ends_by_itself(self, call: Running) -> bool:
         if call.id not in self.scheduler.waits.blocked or call.stop is not Stop.NO:
@@ -147,6 +158,8 @@ class _Trial:
         )
 
     def _takes_calls(self, actor: Actor) -> bool:
+        if self._is_held(actor):
+            return False
         if actor.call is not None:
             return sum(1 for call in actor.handed.values() if call.id not in self.ending_calls) < actor.width
         return actor.task.id in self.coming
@@ -172,7 +185,9 @@ class _Trial:
         found = [
             call
             for call in self.scheduler.waits.blocked.values()
-            if call.id not in self.ending_calls and all(self.answers(wait_id) for wait_id in call.waits)
+            if call.id not in self.ending_calls
+            and all(self.answers(wait_id) for wait_id in call.waits)
+            and self._goes_on(call)
         ]
         for call in found:
             self._end(call)

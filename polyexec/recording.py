@@ -257,12 +257,16 @@ class Recorder:
             story.attempt = task.attempts
             self._note(_READY, task.id, story, story.ready)
 
-    def handed(self, task_id: int, attempt: int, node: str, value_bytes: int, *, runs: bool) -> None:
-        """Note that an attempt was handed to the backend, and whether it runs then as far as anybody will tell."""
+    def handed(
+        self, task_id: int, attempt: int, node: str, value_bytes: int, *, runs: bool, actor: int | None = None
+    ) -> None:
+        """Note that an attempt was handed over, to an actor perhaps, and whether it runs as far as anybody tells."""
         story = self.stories.get(task_id)
         if story is not None:
             story.attempt, story.node, story.pid, story.handed = attempt, node, self._pid, True
             story.bytes_in = story.data_bytes + value_bytes
+            if actor in self.stories:
+                story.pid = self.stories[actor].pid
             if runs:
                 self._run(task_id, story, self._clock())
 

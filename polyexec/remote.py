@@ -26,7 +26,7 @@ from polyexec.output import Output
 from polyexec.packages import Packages
 from polyexec.prepare import Prepared, prepare_actor, prepare_method, prepare_task
 from polyexec.remote_items import RemoteItems
-from polyexec.session import ClusterResources, Entry, Info, ItemSource, Session
+from polyexec.session import ClusterResources, Entry, Info, ItemSource, Session, task_session
 from polyexec.shipping import Shipment, Shipments
 from polyexec.spi import Interrupts, Uplink
 from polyexec.stored import Buffer, Head, Stored, Tag
@@ -72,6 +72,7 @@ class RemoteSession(Session):
         self.packages = packages
         self.in_place = in_place
         self._shipments: Shipments | None = None
+        self.body: RemoteSession | None = None
         self._speaker = speaker
         self._outputs: dict[None, Output] = {}
         self._inline = inline
@@ -101,7 +102,17 @@ class RemoteSession(Session):
         twin = copy.copy(self)
         twin._speaker, twin._thread, twin._outputs = call_id, threading.get_ident(), {}
         twin.name, twin.task_id = name, task_id
+        twin.body = self
         return twin
+
+    def is_akin(self, other: Session) -> bool:
+        """Compare bodies."""
+        return isinstance(other, RemoteSession) and (self.body or self) is (other.body or other)
+
+    def speaker_here(self) -> RemoteSession:
+        """Give the session of the call that runs here, if it is of the same body, else that of the body."""
+        own = task_session()
+        return own if isinstance(own, RemoteSession) and self.is_akin(own) else self.body or self
 
     @property
     def info(self) -> Info:
@@ -430,6 +441,11 @@ class RemoteSession(Session):
         """Tell the driver what the task has printed; when its body has ended, before anybody learns of that."""
         if self._outputs:
             self._outputs[None].finish()
+
+    def send_output(self) -> None:
+        """Tell the driver the whole lines that were printed; not for bodies, which may be interrupted."""
+        if self._outputs:
+            self._outputs[None].send()
 
     def _is_forked(self) -> bool:
         return os.getpid() != self._pid

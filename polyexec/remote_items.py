@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RemoteItems(ItemSource):
-    """Asks the driver for each item.
+    """Asks the driver for each item, in the name of whoever reads: any call of the actor, if one has made the stream.
 
     State: ``_spare`` are items that came for a coroutine; any thread adds and takes by atomic operations. ``_is_over``
     and ``is_closed`` are set once.
@@ -42,14 +42,17 @@ class RemoteItems(ItemSource):
 
     def take(self) -> Entry | None:
         """Ask for the next item."""
+        return self._take(self._session.speaker_here())
+
+    def _take(self, session: RemoteSession) -> Entry | None:
         if self._is_over:
             return None
-        answer, _ = self._session.ask("stream_take", self._stream_id)
+        answer, _ = session.ask("stream_take", self._stream_id)
         if answer is None:
             self._is_over = True
             return None
         entry_id, data = answer
-        return self._session.receive(entry_id, self._name, data)
+        return session.receive(entry_id, self._name, data)
 
     def is_over(self) -> bool:
         """Say whether the driver said so."""
@@ -57,10 +60,11 @@ class RemoteItems(ItemSource):
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Ask in a thread of its own, then call back."""
+        session = self._session.speaker_here()
 
         def fetch() -> None:
             try:
-                entry = self.take()
+                entry = self._take(session)
                 if entry is not None:
                     self._spare.append(entry)
             except PolyexecError:
@@ -74,7 +78,7 @@ class RemoteItems(ItemSource):
         """Ask the driver."""
         self._is_over = self.is_closed = True
         self._spare.clear()
-        self._session.ask("stream_close", self._stream_id)
+        self._session.speaker_here().ask("stream_close", self._stream_id)
 
     def raise_if_cut(self) -> None:
         """Do nothing: a task ends before its executor does."""

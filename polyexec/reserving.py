@@ -90,7 +90,8 @@ class Reserving:
         if not reservations.held or (runtime.plain is not None and runtime.plain.has_begun):
             return
         goes_on = any(
-            not call.task.is_seat and call.id not in scheduler.waits.blocked for call in scheduler.running.values()
+            not (call.task.is_seat or call.id in scheduler.waits.blocked or scheduler.actors.is_parked(call))
+            for call in scheduler.running.values()
         )
         rests = any(task.state is State.RESTING for task in scheduler.tasks.values())
         if not goes_on and not rests:

@@ -215,7 +215,7 @@ class Runtime:
             self.schedule()
         if self._draining:
             self.reserving.close_unused()
-        if self._draining and self.scheduler.actors.actors and (self.plain is None or self.plain.is_empty):
+        if self._draining and self.scheduler.actors.actors and (self.plain is None or not self.plain.has_begun):
             self.scheduler.actors.leave_idle()
             self.schedule()
         if self._draining and self._is_empty() and not self.drained.is_set():

@@ -274,14 +274,13 @@ class Scheduler:
 
     def _make_ready(self, task: Task) -> None:
         task.state = State.READY
-        if task.actor is not None:
-            self.actors.make_ready(task)
-            return
         if task.is_seat:
             self.seats_waiting[task.id] = task
         elif self.observer is not None:
             self.observer.ready(task)
-        if task.gang is not None:
+        if task.actor is not None:
+            self.actors.make_ready(task)
+        elif task.gang is not None:
             self.reservations.ask(task, task.gang)
         elif task.placement is not None and (ending := self._lost_place(task, task.placement)):
             self.settle(task, ending, Tag.ERROR)

@@ -302,6 +302,10 @@ class Session(ABC):
     def pin(self, entry_id: int, name: str, item: int | None) -> Entry:
         """Give the entry of a value for one more Future."""
 
+    def is_akin(self, other: Session) -> bool:
+        """Say whether both are of the driver, or of one body and the calls that run in it."""
+        return self is other
+
     def expose(self, entry: Entry) -> None:
         """Make an entry known by its id, because its Future is passed on."""
         return

@@ -34,7 +34,7 @@ _Modules: TypeAlias = dict[str, ModuleType]
 
 
 @attrs.frozen(eq=False)
-class _Layer:
+class Layer:
     """What one task finds.
 
     Attributes:
@@ -54,7 +54,7 @@ class _Layer:
 
 @attrs.define(eq=False)
 class _InPlace:
-    layer: _Layer
+    layer: Layer
     home: int | None
     path: list[str]
     aside: _Modules
@@ -62,10 +62,10 @@ class _InPlace:
 
 
 _lock = threading.RLock()
-_stack: list[_Layer] = []
+_stack: list[Layer] = []
 _in_place: list[_InPlace] = []
 _kept: OrderedDict[_Key, _Modules] = OrderedDict()
-_layers: OrderedDict[_Key, _Layer] = OrderedDict()
+_layers: OrderedDict[_Key, Layer] = OrderedDict()
 _lent = threading.local()
 """The layer of the task that runs in a thread of the driver's own process."""
 
@@ -118,6 +118,50 @@ def waiting() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def set_aside() -> Iterator[Layer | None]:
+    """Let the driver find its own things in its own process for long, while a task there does nothing itself.
+
+    Yields:
+        What calls that run in its body give to ``found_again``; None if there is nothing to find.
+    """
+    layer = getattr(_lent, "layer", None)
+    if layer is None:
+        yield None
+        return
+    try:
+        _lent.layer = None
+        _undisturbed(_pop, layer)
+        yield layer
+    finally:
+        _undisturbed(_push, layer)
+        _lent.layer = layer
+
+
+@contextlib.contextmanager
+def found_again(layer: Layer | None, *, interleaved: bool = False) -> Iterator[None]:
+    """Let a call find what was set aside.
+
+    Args:
+        layer: what ``set_aside`` has given.
+        interleaved: others run in this thread before this call ends, so that it keeps its things while it waits.
+    """
+    if layer is None:
+        yield
+        return
+    own = attrs.evolve(layer)
+    before = getattr(_lent, "layer", None)
+    _undisturbed(_push, own)
+    try:
+        if not interleaved:
+            _lent.layer = own
+        yield
+    finally:
+        if not interleaved:
+            _lent.layer = before
+        _undisturbed(_pop, own)
+
+
+@contextlib.contextmanager
 def used_in_place(packages: Packages, *, exclusive: bool) -> Iterator[None]:
     """Let a task find things where they are; modules that it imports stay.
 
@@ -151,7 +195,7 @@ def release(executor_id: str) -> None:
     folders.release(executor_id)
 
 
-def _layer(packages: Packages, executor_id: str, directory: str | None, roots: list[str]) -> _Layer:
+def _layer(packages: Packages, executor_id: str, directory: str | None, roots: list[str]) -> Layer:
     digests = (package.digest for package in packages.py_modules)
     key = (executor_id, packages.working_dir.digest if packages.working_dir is not None else "", *digests)
     with _lock:
@@ -161,7 +205,7 @@ def _layer(packages: Packages, executor_id: str, directory: str | None, roots: l
     return attrs.evolve(layer)
 
 
-def _new_layer(key: _Key, packages: Packages, directory: str | None, roots: list[str]) -> _Layer:
+def _new_layer(key: _Key, packages: Packages, directory: str | None, roots: list[str]) -> Layer:
     path: tuple[str, ...] = () if directory is None else (directory,)
     for root, package in zip(roots, packages.py_modules, strict=True):
         path += _path_of(root, os.path.basename(package.source))
@@ -172,7 +216,7 @@ def _new_layer(key: _Key, packages: Packages, directory: str | None, roots: list
                 (names if is_package(entry.path) else plain).add(entry.name)
             elif (name := module_name(entry.path)) is not None:
                 names.add(name)
-    return _Layer(
+    return Layer(
         key, directory, path, frozenset(filter(is_replaceable, names)), frozenset(filter(is_replaceable, plain))
     )
 
@@ -183,7 +227,7 @@ def _path_of(root: str, name: str) -> tuple[str, ...]:
     return (root, inside) if os.path.isdir(inside) and not is_package(inside) else (root,)
 
 
-def _undisturbed(change: Callable[[_Layer], None], layer: _Layer) -> None:
+def _undisturbed(change: Callable[[Layer], None], layer: Layer) -> None:
     """Make a change in a thread of its own: in this one the task may be interrupted at any step, though only once."""
     thread = threading.Thread(target=change, args=(layer,), daemon=True)
     try:
@@ -194,21 +238,21 @@ def _undisturbed(change: Callable[[_Layer], None], layer: _Layer) -> None:
             thread.join()
 
 
-def _push(layer: _Layer) -> None:
+def _push(layer: Layer) -> None:
     with _lock:
         if layer not in _stack:
             _stack.append(layer)
         _show(_stack[-1])
 
 
-def _pop(layer: _Layer) -> None:
+def _pop(layer: Layer) -> None:
     with _lock:
         if layer in _stack:
             _stack.remove(layer)
         _show(_stack[-1] if _stack else None)
 
 
-def _show(layer: _Layer | None) -> None:
+def _show(layer: Layer | None) -> None:
     """Put a layer in the place of another."""
     if _in_place and layer is not None and _in_place[0].layer.key == layer.key:
         return
@@ -218,7 +262,7 @@ def _show(layer: _Layer | None) -> None:
         _in_place.append(_put(layer))
 
 
-def _put(layer: _Layer) -> _InPlace:
+def _put(layer: Layer) -> _InPlace:
     replaced = layer.names | {name for name in layer.plain if _is_no_regular(sys.modules.get(name))}
     aside = {name: module for name, module in list(sys.modules.items()) if name.partition(".")[0] in replaced}
     for name in aside:

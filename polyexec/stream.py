@@ -26,7 +26,8 @@ class Stream(Generic[T]):
 
     Any number of threads may read a stream; each item goes to one of them. It is read where it was made: it cannot be
     passed to a task, but the Futures that it gives can, and their values then need not come here. It lives no longer
-    than the task or the executor that made it.
+    than the task or the executor that made it; one that a method has made is read by all methods of its actor, and
+    lives as long as that.
     """
 
     __slots__ = ("__weakref__", "_end", "_items", "_session")
@@ -63,7 +64,8 @@ class Stream(Generic[T]):
             Whether it will end as cancelled; False if it was too late (C8).
         """
         self._check_place()
-        return self._session.cancel(self._end._entry, force=force, recursive=recursive)
+        session, entry = self._end._here()
+        return session.cancel(entry, force=force, recursive=recursive)
 
     def close(self) -> None:
         """Drop the unread items and stop the generator, whose ``finally`` blocks run (G3).
@@ -159,7 +161,9 @@ class Stream(Generic[T]):
 
     def _check_place(self) -> None:
         session = task_session()
-        if session is not None and session is not self._session and session.executor_id == self._session.executor_id:
+        if session is None or session.executor_id != self._session.executor_id:
+            return
+        if not session.is_akin(self._session):
             raise SpecificationError(
                 f"the stream {self.name!r} is used in a task that has not made it: pass the Futures that it gives"
             )

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from polyexec import outcome
+from polyexec import outcome, shipped
 from polyexec.errors import PolyexecError, SpecificationError
 from polyexec.plain import is_small_atom
 from polyexec.session import task_session
@@ -108,15 +108,18 @@ class _Outlet:
                 return False
         return True
 
-    def give(self, value: Any) -> None:
-        """Send an item."""
-        if is_small_atom(value):
-            self._queue.put(_PLAIN_HEAD + pickle.dumps(value, 5))
-        else:
-            self._queue.put(self._encoded(value))
-        self._given += 1
+    def give(self, item: Item) -> bool:
+        """Send an encoded item; then do as ``has_room`` does."""
+        # Its reader may be in this very process.
+        with shipped.waiting():
+            self._queue.put(item)
+            self._given += 1
+            return self.has_room()
 
-    def _encoded(self, value: Any) -> Item:
+    def encoded(self, value: Any) -> Item:
+        """Encode an item, and send it before its turn if it is large."""
+        if is_small_atom(value):
+            return _PLAIN_HEAD + pickle.dumps(value, 5)
         stored = outcome.encode_value(self._name, value)
         if stored.nbytes > _SMALL or not stored.data.startswith(VALUE_MARK):
             # By itself, and at once: its memory may change after this, and what it refers to may be dropped.
@@ -207,13 +210,16 @@ class StreamBody:
                 f"iterable, but {type(value).__name__} is none"
             )
         with closing(items):
-            while outlet.has_room():
+            goes_on = True
+            while goes_on:
                 item = next(items, _END)
                 if item is _END:
                     return
-                outlet.give(item)
+                encoded = outlet.encoded(item)
                 # Nothing of it may live until the next one comes (O5).
                 del item
+                goes_on = outlet.give(encoded)
+                del encoded
 
 
 def _head(stored: Stored) -> bytes:

@@ -53,11 +53,16 @@ class Streams:
             parent: the task that reads it, None if the driver does.
         """
         end = data.entries[0]
-        inbox = data.inbox or Inbox(self._runtime, end, data.spec.buffer, None, parent)
+        inbox = data.inbox or Inbox(self._runtime, end, data.spec.buffer, None, self._reader(parent))
         self._inboxes[end.id] = inbox
         end.add_waiter(lambda _: self._end(inbox))
         if self._is_closing and inbox.reader is None:
             self._cut(inbox)
+
+    def _reader(self, parent: int | None) -> int | None:
+        task = self._runtime.scheduler.tasks.get(parent) if parent is not None else None
+        # What a method has made any other of its actor may read.
+        return parent if task is None or task.actor is None else task.actor
 
     def _end(self, inbox: Inbox) -> None:
         self._forget_room(inbox)

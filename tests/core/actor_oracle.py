@@ -29,7 +29,7 @@ def check_ledger(scheduler: Scheduler) -> None:
 def _executing(scheduler: Scheduler, call: Running) -> bool:
     if call.task.width:
         return scheduler.actors.actors[call.task.id].call is None
-    return call.host is None or call in scheduler.actors.actor_of(call.task).executing()
+    return call.host is None or call in scheduler.actors.actor_of(call.task).begun()
 
 
 def _is_stuck(scheduler: Scheduler, call: Running) -> bool:
@@ -80,7 +80,7 @@ class _Best:
         if task.width:
             return self._can_leave(self.scheduler.actors.actors[task.id])
         actor = self.scheduler.actors.actor_of(task)
-        if task.call is not None and self.scheduler.running[task.call] in actor.executing():
+        if task.call is not None and self.scheduler.running[task.call] in actor.begun():
             return self._goes_on(self.scheduler.running[task.call])
         return self._gets_its_turn(task, actor)
 
@@ -92,7 +92,7 @@ class _Best:
     def _gets_its_turn(self, task: Task, actor: Actor) -> bool:
         if actor.call is None and not self._can_be_made(actor):
             return False
-        stuck = sum(call.task.id not in self.done for call in actor.executing())
+        stuck = sum(call.task.id not in self.done for call in actor.begun())
         before = [other for other in actor.lines.get(task.caller, ()) if other.place < task.place]
         ahead = all(other.id in self.done or other.state is State.DONE for other in before)
         return all(self.there(value) for value in task.dependencies) and ahead and stuck < actor.width
