@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from types import TracebackType
+from typing import ParamSpec, TypeVar
 
 import distributed.utils
 from distributed import Client, Scheduler, Worker
 from distributed.core import Status
 
 _logger = logging.getLogger("polyexec.dask")
+P = ParamSpec("P")
+T = TypeVar("T")
 _LATE_LOGGERS = ("distributed.http.proxy",)
 
 
@@ -28,6 +33,7 @@ class Watch:
 
     def __enter__(self) -> None:
         self._thread = threading.get_ident()
+        _install_offload_thread()
         names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]
         self._loggers = [logging.getLogger(name) for name in {*names, *_LATE_LOGGERS}]
         for logger in self._loggers:
@@ -45,6 +51,50 @@ class Watch:
         for logger in self._loggers:
             logger.removeFilter(self._filter)
         _retire_offload_thread()
+
+
+class _LateThread(ThreadPoolExecutor):
+    """One thread that still takes jobs when the interpreter exits, as the executors of the standard library do not.
+
+    Then tasks of a program that has not closed its executor are still to be brought to their workers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=1)
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="Dask-Offload", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+            del job
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Take a job."""
+        future = Future[T]()
+
+        def job() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function(*args, **kwargs))
+                except BaseException as error:
+                    future.set_exception(error)
+
+        self._jobs.put(job)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the thread after the jobs that it has."""
+        self._jobs.put(None)
+        if wait:
+            self._thread.join()
+
+
+def _install_offload_thread() -> None:
+    # The one before it ends by itself when nobody uses it any more.
+    if not isinstance(distributed.utils._offload_executor, _LateThread):
+        distributed.utils._offload_executor = _LateThread()
 
 
 def _retire_offload_thread() -> None:

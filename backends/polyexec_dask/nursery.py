@@ -17,6 +17,9 @@ _BOOTSTRAP = (
     "from polyexec_dask import nursery_process; nursery_process.main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])"
 )
 
+_PATIENCE = 5.0
+"""Seconds that the process gets to end by itself, with all workers."""
+
 
 class Listener(Protocol):
     """Who wants to know about workers; all methods are called in the event loop."""
@@ -122,7 +125,13 @@ class Nursery:
         """Kill all workers, and wait until the process is gone."""
         self._disconnect()
         try:
-            await asyncio.to_thread(self._process.wait, 5.0)
-        except subprocess.TimeoutExpired:
+            async with asyncio.timeout(_PATIENCE):
+                await self._has_ended()
+        except TimeoutError:
             self._process.kill()
-            await asyncio.to_thread(self._process.wait)
+            await self._has_ended()
+
+    async def _has_ended(self) -> None:
+        # No thread may do this: when the interpreter exits it is too late to start one.
+        while self._process.poll() is None:
+            await asyncio.sleep(0.005)
