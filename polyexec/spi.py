@@ -452,7 +452,8 @@ class Uplink(Protocol):
     def tell(self, message: Stored) -> None:
         """Send a message that nobody answers. Thread-safe; does not wait for the driver.
 
-        What a call tells before its body has ended reaches the driver before its end does. Unlike a request this does
+        What a call tells before its body has ended reaches the driver before its end does, and before what another
+        thread than that of the body requests later, such as the ends of an actor's calls. Unlike a request this does
         not change what becomes of a plain call. Whatever is told when the driver is gone is lost without an error.
 
         Raises:

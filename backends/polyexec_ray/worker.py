@@ -142,13 +142,18 @@ class _Uplink:
         self._teller = teller
         self._load = convert
         self._call_id = call_id
+        self._body = threading.get_ident()
         self.has_told = False
 
     def tell(self, message: Stored) -> None:
-        self.has_told = True
         self._teller.tell(self._call_id, message)
+        self.has_told = True
 
     def request(self, message: Stored) -> tuple[bytes, Sequence[Stored]]:
+        if self.has_told and threading.get_ident() != self._body:
+            # Of an actor's calls the outcomes are requests, which must not come first.
+            self.has_told = False
+            self._teller.settle()
         # The buffers are those of a value, and before them its data; see ``polyexec.spi.Message``.
         value = Stored(bytes(message.buffers[0]), message.buffers[1:]) if message.buffers else None
         if value is not None and value.nbytes >= LARGE:

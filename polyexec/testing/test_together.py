@@ -16,6 +16,7 @@ import pytest
 import polyexec
 from polyexec import EventKind, Executor
 from polyexec.testing import actors, bodies
+from polyexec.testing.drivers import Driver
 from polyexec.testing.executors import until_idle
 from polyexec.testing.helpers import LIMIT, assert_cancelled, error_of, require, require_processes
 from polyexec.testing.marks import alone, clause
@@ -404,3 +405,31 @@ def test_close_with_everything_at_once(
             assert future.cancelled() if cancels else future.result(0) == 3
         assert marks.count("finally") == 1
         del gang, stream
+
+
+@alone
+@clause("F9", "A6", "G3", "R11")
+def test_an_executor_that_is_never_closed(driver: Driver, marks: Marks) -> None:
+    """F9 A program that ends without ``close`` finishes its tasks, and ends its actors and streams, silently."""
+    ended = driver.run(_UNCLOSED, marks.path)
+    assert (ended.code, ended.errors) == (0, "")
+    assert marks.count("called") == 1
+
+
+_UNCLOSED = """
+    import itertools, sys
+    import polyexec
+
+    class Noting:
+        def note(self, path, value):
+            with open(path, "a") as file:
+                file.write(f"called {value}\\n")
+
+    if __name__ == "__main__":
+        ex = polyexec.connect(sys.argv[1])
+        noting = ex.actor(Noting)
+        stream = ex.options(buffer=1).stream(itertools.count)
+        next(stream)
+        gang = ex.reserve([{"cpus": 1}])
+        noting.note(sys.argv[2], ex.options(cpus=0).submit(int, 5))
+"""
