@@ -230,9 +230,15 @@ class ActorCalls:
 
     def parked(self) -> int:
         """Count the running calls that do nothing, and wait for nothing either."""
-        blocked = self._scheduler.waits.blocked
-        found = (call for actor in self.serving() for call in (actor.call, *actor.handed.values()) if call is not None)
-        return sum(1 for call in found if call.id not in blocked and self.is_parked(call))
+        return sum(map(self._parked, self.serving()))
+
+    def _parked(self, actor: Actor) -> int:
+        assert actor.call is not None
+        blocked, holders = self._scheduler.waits.blocked, self.holders(actor)
+        instance = actor.call.id not in blocked
+        if holders:
+            return instance + sum(call.id not in blocked for call in actor.handed.values())
+        return instance + max(0, len(actor.handed) - actor.width)
 
     def is_parked(self, call: Running) -> bool:
         """Say whether this is an instance that serves, or a call that lies there behind those that run."""
@@ -269,8 +275,9 @@ class ActorCalls:
 
     def holders(self, actor: Actor) -> list[Running]:
         """Give the calls that wait without ``await`` in the one thread of their actor."""
-        waits = self._scheduler.waits
-        return [call for call in actor.begun() if any(waits[one].main for one in call.waits)] if actor.loops else []
+        if not actor.loops or actor.call is None:
+            return []
+        return list(self._scheduler.waits.in_body.get(actor.call.id, {}).values())
 
     def is_executing(self, call: Running) -> bool:
         """Say whether a call of a method may go on, or begin, without the end of another one."""

@@ -150,6 +150,7 @@ class Wait:
         needed: how many of them must come.
         main: it is the thread of the body that waits.
         limit: ends the wait when its time is over.
+        host: the call in whose body it keeps the thread, None for others.
     """
 
     id: int
@@ -158,6 +159,7 @@ class Wait:
     needed: int
     main: bool
     limit: Timer | None = None
+    host: int | None = None
 
 
 class Wake(enum.Enum):

@@ -103,6 +103,11 @@ def shipped(
         _pop(layer)
 
 
+def is_lent() -> bool:
+    """Say whether a task in this thread finds things in the driver's own process."""
+    return getattr(_lent, "layer", None) is not None
+
+
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
     """Let the driver find its own things in its own process while a task waits there for an answer."""

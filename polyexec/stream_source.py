@@ -90,6 +90,7 @@ class _Outlet:
         self._ask: Callable[..., Any] = session.ask
         self._name = name
         self._given = 0
+        self._is_lent = shipped.is_lent()
         self._window = _Window()
         self._sent: SimpleQueue[None] = SimpleQueue()
         # It does not know this object, so that it ends with it if nothing else ends it.
@@ -110,10 +111,13 @@ class _Outlet:
 
     def give(self, item: Item) -> bool:
         """Send an encoded item; then do as ``has_room`` does."""
-        # Its reader may be in this very process.
+        self._given += 1
+        if not self._is_lent:
+            self._queue.put(item)
+            return self.has_room()
+        # Its reader is in this very process.
         with shipped.waiting():
             self._queue.put(item)
-            self._given += 1
             return self.has_room()
 
     def encoded(self, value: Any) -> Item:

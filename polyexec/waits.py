@@ -26,6 +26,11 @@ class Waits:
 
     Args:
         scheduler: what it is a part of.
+
+    Attributes:
+        blocked: the calls that wait.
+        in_body: calls that wait in the thread that runs them, by the call in whose body that is, and by wait.
+        count: how often a call has begun to wait.
     """
 
     def __init__(self, scheduler: _Scheduler) -> None:
@@ -34,6 +39,7 @@ class Waits:
         self._by_value: dict[int, list[Wait]] = {}
         self._resuming: dict[int, list[Action]] = {}
         self.blocked: dict[int, Running] = {}
+        self.in_body: dict[int, dict[int, Running]] = {}
         self.count = 0
 
     def __getitem__(self, wait_id: int) -> Wait:
@@ -57,6 +63,9 @@ class Waits:
         for value in wait.missing:
             self._by_value.setdefault(value, []).append(wait)
         call.waits.add(wait.id)
+        if wait.main and call.host is not None:
+            wait.host = call.host
+            self.in_body.setdefault(call.host, {})[wait.id] = call
         if timeout is not None:
             wait.limit = self._scheduler.timers.after(timeout, lambda: self.end(wait, Wake.TIMEOUT))
         if call.id in self.blocked:
@@ -99,6 +108,11 @@ class Waits:
                 others.remove(wait)
             if not others:
                 self._by_value.pop(value, None)
+        if wait.host is not None:
+            others_there = self.in_body[wait.host]
+            del others_there[wait.id]
+            if not others_there:
+                del self.in_body[wait.host]
         call = self._scheduler.running.get(wait.call)
         if call is not None:
             call.waits.discard(wait.id)
