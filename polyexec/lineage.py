@@ -17,6 +17,7 @@ from polyexec.errors import ObjectLost
 from polyexec.session import Entry
 from polyexec.stored import Outcome, Stored, Tag
 from polyexec.tasks import TaskData
+from polyexec.wire import Role
 
 if TYPE_CHECKING:
     from polyexec.runtime import Runtime
@@ -50,7 +51,7 @@ class Lineage:
         self._origins: dict[int, _Origin] = {}
 
     def keep(self, data: TaskData, attempts: int) -> bool:
-        """Remember a task that has just been settled with a value, if that may be lost and the task may run again.
+        """Remember a task that has been settled with a value, if that may be lost and the task may run again.
 
         Args:
             data: the task; what it refers to stays referred to.
@@ -59,8 +60,11 @@ class Lineage:
         Returns:
             False if it is not remembered, and shall be let go.
         """
-        runtime, last = self._runtime, data.last
-        if not runtime.may_lose_values() or last is None or last.handle is None or attempts > data.spec.retries:
+        runtime, last, spec = self._runtime, data.last, data.spec
+        if not runtime.may_lose_values() or last is None or last.handle is None or attempts > spec.retries:
+            return False
+        if spec.role is not Role.TASK:
+            # What it has done besides cannot be done again.
             return False
         living = [entry for entry in data.entries if entry.id in runtime.objects.entries]
         if not living:
