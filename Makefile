@@ -14,7 +14,7 @@ export NO_MKDOCS_2_WARNING := 1
 unexport POLYEXEC_BACKEND POLYEXEC_REQUIRE PYTHONPATH PYTHONHOME
 
 .PHONY: demo test lint types unit suite backends benchmarks conformance $(CONFORMANCE) packaging docs bench bench-local \
-	bench-events soak-local table clean
+	bench-events bench-primitives soak-local table clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py $(BACKENDS)
@@ -85,6 +85,10 @@ bench-local: $(READY)
 # What recording events costs, in rounds with and without it.
 bench-events: $(READY)
 	@$(BIN)/python benchmarks/events_cost.py
+
+# Actor calls and stream items, beside a bare pipe and Ray's own actors.
+bench-primitives: $(READY)
+	@$(BIN)/python benchmarks/primitives.py process threads dask ray
 
 # The long form of the tests of crashes and leaks: 100 000 tasks, 1 000 kills.
 soak-local: $(READY)
