@@ -126,16 +126,7 @@ class RemoteSession(Session):
     ) -> list[Entry]:
         """Ask the driver to run a task."""
         shipment = self._ship(options)
-        task = prepare_task(
-            self.executor_id,
-            function,
-            args,
-            kwargs,
-            options,
-            snapshot=False,
-            keep_hook=False,
-            packages=shipment.packages,
-        )
+        task = self._prepared(shipment, function, args, kwargs, options, Role.TASK)
         with lanes.opened() if self._inline else contextlib.nullcontext() as lane:
             first, _ = self.ask("submit", task.spec, lane, value=task.body)
             if lane is not None:
@@ -144,6 +135,28 @@ class RemoteSession(Session):
             self.ask("served", first)
         count = task.spec.num_returns
         return [self._new_entry(first + i, task.spec.name, None if count == 1 else i) for i in range(count)]
+
+    def _prepared(
+        self,
+        shipment: Shipment,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        role: Role,
+    ) -> Prepared:
+        # Whoever calls this keeps the shipment until the driver has the task.
+        return prepare_task(
+            self.executor_id,
+            function,
+            args,
+            kwargs,
+            options,
+            snapshot=False,
+            keep_hook=False,
+            role=role,
+            packages=shipment.packages,
+        )
 
     def _ship(self, options: TaskOptions) -> Shipment:
         if self._shipments is None:
@@ -160,17 +173,7 @@ class RemoteSession(Session):
     ) -> tuple[Entry, ItemSource]:
         """Ask the driver to run a task that gives items."""
         shipment = self._ship(options)
-        task = prepare_task(
-            self.executor_id,
-            function,
-            args,
-            kwargs,
-            options,
-            snapshot=False,
-            keep_hook=False,
-            role=Role.STREAM,
-            packages=shipment.packages,
-        )
+        task = self._prepared(shipment, function, args, kwargs, options, Role.STREAM)
         first, _ = self.ask("submit", task.spec, None, value=task.body)
         return self._new_entry(first, task.spec.name, None), RemoteItems(self, first, task.spec.name)
 
