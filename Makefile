@@ -14,7 +14,7 @@ export NO_MKDOCS_2_WARNING := 1
 unexport POLYEXEC_BACKEND POLYEXEC_REQUIRE PYTHONPATH PYTHONHOME
 
 .PHONY: demo test lint types unit suite backends benchmarks conformance $(CONFORMANCE) packaging docs bench bench-local \
-	bench-events bench-primitives soak-local table clean
+	bench-events bench-primitives soak-local table test-cluster clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py $(BACKENDS)
@@ -89,6 +89,10 @@ bench-events: $(READY)
 # Actor calls and stream items, beside a bare pipe and Ray's own actors.
 bench-primitives: $(READY)
 	@$(BIN)/python benchmarks/primitives.py process threads dask ray
+
+# Clusters of several nodes on this machine, which take minutes to start and to lose.
+test-cluster: $(READY)
+	@$(PYTEST) --timeout 300 tests/cluster
 
 # The long form of the tests of crashes and leaks: 100 000 tasks, 1 000 kills.
 soak-local: $(READY)
