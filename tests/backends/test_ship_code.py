@@ -88,17 +88,28 @@ class Away:
     Attributes:
         folder: its current directory, its home, and its temporary files; the path is short, for sockets.
         environment: of its processes.
+        started: its programs.
     """
 
     folder: Path
     environment: dict[str, str]
+    started: list[subprocess.Popen[bytes]] = attrs.field(factory=list)
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         """Start one of its programs."""
         log = (self.folder / "log").open("ab")
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, cwd=self.folder / "here", env=self.environment, stdout=log, stderr=log, start_new_session=True
         )
+        self.started.append(process)
+        return process
+
+    def stop(self) -> None:
+        """Let its programs end by themselves, so that they take their semaphores away."""
+        for process in reversed(self.started):
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
 
     def log(self) -> str:
         """Give what its programs have written."""
@@ -119,7 +130,7 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Away]:
         for inner in ("here", "home", "tmp"):
             (folder / inner).mkdir()
         (folder / "token").write_text(secrets.token_hex(32))
-        yield Away(
+        found = Away(
             folder,
             {
                 **os.environ,
@@ -129,6 +140,8 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Away]:
                 **settings(folder),
             },
         )
+        yield found
+        found.stop()
         for process in family() - before:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
