@@ -77,18 +77,9 @@ def prepare_task(
         raise SpecificationError(f"submit takes a function and its arguments, but {function!r} is not callable")
     name = options.name or function_name(function)
     assert packages is not None or (options.working_dir is None and not options.py_modules), "nothing was shipped"
-    dependencies: list[int] = []
-    call = (
-        function,
-        tuple(_slotted(executor_id, argument, dependencies) for argument in args),
-        {key: _slotted(executor_id, argument, dependencies) for key, argument in kwargs.items()},
-    )
-    references: list[Reference] = []
-    try:
-        body = payload.dump(call, references, snapshot=snapshot)
-    except Exception as error:
-        raise payload.serialization_error("argument", name, roots(function, args, kwargs), error) from error
-    spec = _spec(name, function, options, dependencies, _ids(executor_id, references), keep_hook)
+    call, dependencies = _with_slots(executor_id, function, args, kwargs)
+    body, references = _dumped(executor_id, name, call, lambda: roots(function, args, kwargs), snapshot=snapshot)
+    spec = _spec(name, function, options, dependencies, references, keep_hook)
     if role is not Role.TASK or packages is not None:
         needed = (*spec.dependencies, *(packages.values if packages is not None else ()))
         spec = attrs.evolve(spec, role=role, packages=packages, dependencies=needed, buffer=options.buffer)
@@ -144,24 +135,15 @@ def prepare_method(
 ) -> Prepared:
     """Serialise a call of a method; see ``prepare_task``."""
     name = options.name or f"{actor.name}.{method or '__init__'}"
-    dependencies: list[int] = []
-    call = (
-        method,
-        tuple(_slotted(executor_id, argument, dependencies) for argument in args),
-        {key: _slotted(executor_id, argument, dependencies) for key, argument in kwargs.items()},
-    )
-    references: list[Reference] = []
-    try:
-        body = payload.dump(call, references, snapshot=snapshot)
-    except Exception as error:
-        raise payload.serialization_error("argument", name, roots(None, args, kwargs)[1:], error) from error
+    call, dependencies = _with_slots(executor_id, method, args, kwargs)
+    body, references = _dumped(executor_id, name, call, lambda: roots(None, args, kwargs)[1:], snapshot=snapshot)
     spec = TaskSpec(
         name,
         name,
         _NOTHING,
         tuple(dependencies),
         # The actor lives at least until the call has ended.
-        (actor.id, *_ids(executor_id, references)),
+        (actor.id, *references),
         options.num_returns,
         0,
         0,
@@ -181,6 +163,36 @@ def function_name(function: Callable[..., Any]) -> str:
     while hasattr(function, "func") and not hasattr(function, "__name__"):
         function = function.func
     return str(getattr(function, "__name__", None) or type(function).__name__)
+
+
+def _with_slots(
+    executor_id: str, called: object, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], list[int]]:
+    """Put ``Slot`` in place of the Futures of a call, and give the values that they stand for."""
+    dependencies: list[int] = []
+    call = (
+        called,
+        tuple(_slotted(executor_id, argument, dependencies) for argument in args),
+        {key: _slotted(executor_id, argument, dependencies) for key, argument in kwargs.items()},
+    )
+    return call, dependencies
+
+
+def _dumped(
+    executor_id: str,
+    name: str,
+    call: tuple[Any, ...],
+    parts: Callable[[], list[tuple[str, Any]]],
+    *,
+    snapshot: bool,
+) -> tuple[Stored, tuple[int, ...]]:
+    """Serialise a call, and give the values that it refers to; ``parts`` names what it is made of if that fails."""
+    references: list[Reference] = []
+    try:
+        body = payload.dump(call, references, snapshot=snapshot)
+    except Exception as error:
+        raise payload.serialization_error("argument", name, parts(), error) from error
+    return body, _ids(executor_id, references)
 
 
 def _slotted(executor_id: str, argument: Any, dependencies: list[int]) -> Any:
