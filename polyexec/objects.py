@@ -34,10 +34,6 @@ class ObjectTable:
         report: called for an error that nobody has looked at.
         thin: called when fewer refer to a value, some of whom may never need it.
         abandon: called when nobody refers any more to a value that is not there yet.
-
-    Attributes:
-        residents: values that are made by what lives as long as somebody refers to them.
-        abandoned: those to which nobody refers any more; for the loop to take.
     """
 
     def __init__(
@@ -48,8 +44,6 @@ class ObjectTable:
         thin: Callable[[Entry], None],
         abandon: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self.residents: set[int] = set()
-        self.abandoned: deque[int] = deque()
         self.entries: dict[int, Entry] = {}
         self._contents: dict[int, _Content] = {}
         self._changes: deque[tuple[int, int]] = deque()
@@ -108,10 +102,7 @@ class ObjectTable:
                 elif entry.held:
                     self._thin(entry)
                 elif entry.count <= 0:
-                    if entry_id in self.residents:
-                        self.abandoned.append(entry_id)
-                    else:
-                        self._abandon(entry_id)
+                    self._abandon(entry_id)
         return unused
 
     def settle(self, entries: list[Entry], head: Head, stored: Stored | None, handle: object | None) -> None:
@@ -185,7 +176,6 @@ class ObjectTable:
     def _drop(self, entry: Entry, summary: str = "") -> list[Entry]:
         """Free a value, and give the entries that nobody refers to any more."""
         del self.entries[entry.id]
-        self.residents.discard(entry.id)
         self._forget(entry.id)
         content = self._contents.pop(entry.id, None)
         if entry.tag is Tag.ERROR and not entry.retrieved:

@@ -17,6 +17,7 @@ import os
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,7 @@ class Runtime:
         self.desk = ActorDesk(self)
         self._ids = itertools.count(1)
         self._notes_posted = False
+        self._abandoned: deque[int] = deque()
         self._draining = False
         self.plain: PlainCalls | None = None
         self.recorder: Recorder | None = None
@@ -210,8 +212,8 @@ class Runtime:
                 self.schedule()
             self.plain.advance()
             self.schedule()
-        while self.objects.abandoned:
-            self.scheduler.actors.leave(self.objects.abandoned.popleft())
+        while self._abandoned:
+            self.scheduler.actors.leave(self._abandoned.popleft())
             self.schedule()
         if self._draining:
             self.reserving.close_unused()
@@ -311,11 +313,10 @@ class Runtime:
         # A reservation is no task: nothing runs.
         if self.recorder is not None and task.gang is None:
             self.recorder.submitted(task, data.body.nbytes, moment)
+        self.scheduler.submit(task)
         if task.width:
-            self.objects.residents.add(task.id)
             # Its handle may be gone already.
             self.objects.refer([task.id], 0)
-        self.scheduler.submit(task)
 
     def adopt(self, call_id: int, data: TaskData) -> None:
         """Take over a call that runs already."""
@@ -509,7 +510,10 @@ class Runtime:
         self.lineage.forget(entry_id)
 
     def _abandon(self, entry_id: int) -> None:
+        """Learn that nobody refers any more to what a task will give: streams and actors live for that alone."""
         self.streams.close(entry_id)
+        if entry_id in self.scheduler.actors.actors:
+            self._abandoned.append(entry_id)
 
     def _report(self, entry: Entry, summary: str) -> None:
         self.callbacks.post(lambda: log_unretrieved(entry, summary))
