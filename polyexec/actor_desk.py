@@ -70,10 +70,9 @@ class ActorDesk:
         """Hand over a call."""
         self._hosts[action.call] = action.host
         whole = [Value(body, None) if handle is None else Value(handle=handle), *values]
-        small = all(_is_small(value) for value in whole)
-        inline = tuple((value.stored.data, tuple(map(bytes, value.stored.buffers))) for value in whole if value.stored)
-        item = ("call", action.call, attempt.encode(), inline if small else None)
-        self._put(action.host, item, () if small else whole)
+        inline = _inline(whole)
+        item = ("call", action.call, attempt.encode(), inline)
+        self._put(action.host, item, whole if inline is None else ())
 
     def halt(self, call: int) -> bool:
         """Ask the instance to stop a call that runs there; False if it does not."""
@@ -182,5 +181,9 @@ class ActorDesk:
         runtime.requests.reply(request_id, "ok", None)
 
 
-def _is_small(value: Value) -> bool:
-    return value.stored is not None and value.stored.nbytes <= _SMALL
+def _inline(values: Sequence[Value]) -> tuple[tuple[bytes, tuple[bytes, ...]], ...] | None:
+    """Give values as a part of a message, None if one of them is too large for that."""
+    small = [value.stored for value in values if value.stored is not None and value.stored.nbytes <= _SMALL]
+    if len(small) < len(values):
+        return None
+    return tuple((stored.data, tuple(map(bytes, stored.buffers))) for stored in small)
