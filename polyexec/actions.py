@@ -36,7 +36,7 @@ from polyexec.records import (
     Start,
 )
 from polyexec.session import Entry
-from polyexec.spi import Call, Lease, Value
+from polyexec.spi import Call, Lease
 from polyexec.stored import Head, Outcome, Stored, Tag
 from polyexec.tasks import TaskData, revise_task
 from polyexec.wire import Attempt, Role, TaskSpec
@@ -89,14 +89,14 @@ class Actions:
         self.calls[action.call] = action.task
         for entry in data.entries:
             entry.running, entry.attempts = True, action.attempt
-        needed = [self._runtime.objects.entries[value] for value in spec.dependencies]
+        needed = self._needed(spec)
         if any(map(is_missing, needed)):
             # Lost since it became ready.
             self._runtime.post(self._runtime.lineage.miss, action.call, (), "")
             return
         ledger = self._runtime.scheduler.ledger
         lease = Lease(ledger.node_of(action.grant.node), spec.request, ledger.gpu_ids(action.grant))
-        attempt = self._attempt(action, spec, lease)
+        attempt = self._attempt(action, spec, lease, needed)
         values = [self._runtime.value_of(entry) for entry in needed]
         if self._runtime.recorder is not None:
             self._note_start(self._runtime.recorder, action, lease.node, needed)
@@ -136,12 +136,11 @@ class Actions:
         self.calls[action.call] = action.task
         for entry in data.entries:
             entry.running, entry.attempts = True, 1
-        lost = [
-            entry for entry in map(self._runtime.objects.entries.__getitem__, spec.dependencies) if is_missing(entry)
-        ]
-        if lost:
+        needed = self._needed(spec)
+        lost = next(filter(is_missing, needed), None)
+        if lost is not None:
             # To wait for it again would let later calls of its caller overtake it.
-            error = ObjectLost(lost[0].name, f"it was to be an argument of {spec.name!r}")
+            error = ObjectLost(lost.name, f"it was to be an argument of {spec.name!r}")
             self._runtime.take_outcome(action.call, Outcome.of(outcome.encode_error(error)))
             return
         attempt = Attempt(
@@ -152,27 +151,25 @@ class Actions:
             1,
             spec.env,
             None,
-            self._items(spec),
+            tuple(entry.item for entry in needed),
             spec.num_returns,
             None,
             spec.timeout is not None,
         )
         if self._runtime.recorder is not None:
             node = self._runtime.scheduler.ledger.node_of(action.node)
-            size = sum(self._runtime.objects.entries[value].nbytes for value in spec.dependencies)
+            size = sum(entry.nbytes for entry in needed)
             self._runtime.recorder.handed(action.task, 1, node, size, runs=True, actor=spec.actor)
-        self._runtime.desk.invoke(action, attempt, data.body, data.body_handle, self._values(spec))
+        values = [self._runtime.value_of(entry) for entry in needed]
+        self._runtime.desk.invoke(action, attempt, data.body, data.body_handle, values)
 
     def _dismiss(self, action: Dismiss) -> None:
         self._runtime.desk.dismiss(action)
 
-    def _values(self, spec: TaskSpec) -> list[Value]:
-        return [self._runtime.value_of(self._runtime.objects.entries[value]) for value in spec.dependencies]
+    def _needed(self, spec: TaskSpec) -> list[Entry]:
+        return [self._runtime.objects.entries[value] for value in spec.dependencies]
 
-    def _items(self, spec: TaskSpec) -> tuple[int | None, ...]:
-        return tuple(self._runtime.objects.entries[value].item for value in spec.dependencies)
-
-    def _attempt(self, action: Start, spec: TaskSpec, lease: Lease) -> Attempt:
+    def _attempt(self, action: Start, spec: TaskSpec, lease: Lease, needed: Sequence[Entry]) -> Attempt:
         assigns = self._runtime.backend.capabilities.assigns_gpus
         return Attempt(
             action.call,
@@ -182,7 +179,7 @@ class Actions:
             max(1, int(spec.request.cpus)),
             spec.env,
             None if assigns or not spec.request.gpus else lease.gpu_ids,
-            self._items(spec),
+            tuple(entry.item for entry in needed),
             spec.num_returns,
             spec.retry_on,
             spec.timeout is not None,

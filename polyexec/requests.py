@@ -114,15 +114,13 @@ class Requests:
         self.reply(request_id, "ok", None)
 
     def _on_put(self, request_id: object, call_id: int, main: bool, value: Value, head: bytes) -> None:
-        entry = self._runtime.new_entries("put", 1)[0]
-        self.keep(call_id, [entry])
+        entry = self.new_entry(call_id, "put")
         self._runtime.put(entry, Head.decode(head)[0], value.handle, value.stored)
         self.reply(request_id, "ok", entry.id)
 
     def _on_promise(self, request_id: object, call_id: int, main: bool, value: Value, name: str) -> None:
-        entry = self._runtime.new_entries(name, 1)[0]
+        entry = self.new_entry(call_id, name)
         entry.promised = True
-        self.keep(call_id, [entry])
         self.reply(request_id, "ok", entry.id)
 
     def _on_fulfil(
