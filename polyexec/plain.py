@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 from opcode import opmap
-from time import monotonic
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -64,42 +63,23 @@ class PlainCall:
         function: what to call.
         data: pickled arguments and keyword arguments; with the function before them if that has no key.
         entry: its value.
+        submitted: when it was made, by the monotonic clock; 0.0 if no record is made of it.
         seat: where it has been handed to, 0 if nowhere.
         cost: seconds that it counts there.
         dropped: it is not waiting any more, wherever it is found.
     """
 
-    __slots__ = ("cost", "data", "dropped", "entry", "function", "id", "seat")
+    __slots__ = ("cost", "data", "dropped", "entry", "function", "id", "seat", "submitted")
 
-    def __init__(self, entry: Entry, function: PlainFunction, data: bytes) -> None:
+    def __init__(self, entry: Entry, function: PlainFunction, data: bytes, submitted: float = 0.0) -> None:
         self.id = entry.id
         self.entry = entry
         self.function = function
         self.data = data
+        self.submitted = submitted
         self.seat = 0
         self.cost = 0.0
         self.dropped = False
-
-
-class TimedCall(PlainCall):
-    """One plain call of which a record is made.
-
-    Attributes:
-        submitted: when it was made, by the monotonic clock.
-    """
-
-    __slots__ = ("submitted",)
-
-    def __init__(self, entry: Entry, function: PlainFunction, data: bytes) -> None:
-        # Not by calling the other one, because it is done for each call.
-        self.id = entry.id
-        self.entry = entry
-        self.function = function
-        self.data = data
-        self.seat = 0
-        self.cost = 0.0
-        self.dropped = False
-        self.submitted = monotonic()
 
 
 class FunctionTable:

@@ -6,8 +6,8 @@ wakes the loop if that has room for more. Entries are shared as ``Entry`` says.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -16,7 +16,7 @@ from polyexec import payload
 from polyexec.express import AskForSeat, Express, ExpressAction, Hand, Leave, Recall
 from polyexec.ledger import need_of
 from polyexec.options import Resources, TaskOptions
-from polyexec.plain import FunctionTable, PlainCall, TimedCall, dump_arguments, dump_call, joined
+from polyexec.plain import FunctionTable, PlainCall, dump_arguments, dump_call, joined
 from polyexec.prepare import function_name, roots
 from polyexec.records import Task
 from polyexec.session import Entry
@@ -61,10 +61,8 @@ class PlainCalls:
         self._functions = FunctionTable()
         self._chases: list[_Chase] = []
         self._next_look = 0.0
-        self._make_call: type[PlainCall] = PlainCall
-        self._take_value: Callable[[int, int, bytes], PlainCall | None] = self._finish_quickly
         self.watcher: PlainWatcher | None = None
-        self.express = Express(time.monotonic, self._make_ordinary)
+        self.express = Express(monotonic, self._make_ordinary)
 
     # For any thread
 
@@ -98,14 +96,15 @@ class PlainCalls:
         entry = Entry(self._runtime.new_id(), known.name)
         entry.count = 1
         entry.loose = True
-        entry.plain = self._make_call(entry, known, data)
+        now = monotonic()
+        entry.plain = PlainCall(entry, known, data, 0.0 if self.watcher is None else now)
         express = self.express
         express.pending.append(entry.plain)
         if express.hungry:
             self._runtime.loop.visit(poll=False)
-        elif time.monotonic() > self._next_look:
+        elif now > self._next_look:
             # So that a thread which submits a lot need not take turns with the loop's own.
-            self._next_look = time.monotonic() + _LOOK_AROUND
+            self._next_look = now + _LOOK_AROUND
             self._runtime.loop.visit(poll=True)
         return entry
 
@@ -160,8 +159,7 @@ class PlainCalls:
         """Have a record made of all calls that come from now on."""
         from polyexec.plain_watch import PlainWatcher
 
-        self.watcher = PlainWatcher(recorder, self.express, self._finish_quickly)
-        self._make_call, self._take_value = TimedCall, self.watcher.take_value
+        self.watcher = PlainWatcher(recorder, self.express.seats)
 
     @property
     def is_empty(self) -> bool:
@@ -197,15 +195,18 @@ class PlainCalls:
             if self.watcher is not None:
                 self.watcher.ended(seat, call, head, outcome)
 
-    def _finish_quickly(self, seat: int, call_id: int, data: bytes) -> PlainCall | None:
-        """Take the outcome of a call that is a value and nothing else; see ``VALUE_MARK``. Gives the call."""
-        call = self.express.finished(seat, call_id, VALUE_SECONDS.unpack_from(data)[0])
+    def _take_value(self, seat: int, call_id: int, data: bytes) -> None:
+        """Take the outcome of a call that is a value and nothing else; see ``VALUE_MARK``."""
+        seconds, pid = VALUE_SECONDS.unpack_from(data)
+        call = self.express.finished(seat, call_id, seconds)
         if call is None:
-            return None
+            return
+        if call.submitted and self.watcher is not None:
+            self.watcher.took_value(seat, call, data, seconds, pid)
         entry = call.entry
         if not entry.loose or entry.watched:
             self._settle(entry, Head(), Stored(data), None)
-            return call
+            return
         entry.plain = None
         entry.attempts = 1
         entry.stored = Stored(data)
@@ -216,7 +217,6 @@ class PlainCalls:
         entry.notify()
         if entry.callbacks:
             self._runtime.call_back([entry])
-        return call
 
     def _settle(self, entry: Entry, head: Head, stored: Stored | None, handle: object | None) -> None:
         entry.plain = None
@@ -271,7 +271,7 @@ class PlainCalls:
         call.dropped = True
         self._runtime.scheduler.underway.discard(call.id)
         task, data = self._as_task(call)
-        self._runtime.take_task(task, data, call.submitted if isinstance(call, TimedCall) else None)
+        self._runtime.take_task(task, data, call.submitted or None)
 
     def _as_task(self, call: PlainCall) -> tuple[Task, TaskData]:
         entry = call.entry

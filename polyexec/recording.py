@@ -23,9 +23,9 @@ from polyexec.endings import failure_of
 from polyexec.errors import ForkedExecutor
 from polyexec.events import Event, EventKind
 from polyexec.mailbox import Mailbox
-from polyexec.plain import TimedCall
+from polyexec.plain import PlainCall
 from polyexec.records import Died, Ended, Ending, Failed, Task
-from polyexec.stored import VALUE_SECONDS, Head, Outcome, Stored, Tag
+from polyexec.stored import Head, Outcome, Stored, Tag
 
 if TYPE_CHECKING:
     from polyexec.loop import Loop
@@ -44,8 +44,8 @@ _CHUNK = 4096
 
 Row: TypeAlias = tuple[Any, ...]
 """Either the values of one event, its kind as a number first and the process id as its worker; or all of a plain call
-that has ended with a value, its id first: the name, the times of submission and end, the head of its outcome, node,
-and bytes in and out."""
+that has ended with a value, its id first: the name, the times of submission and end, the seconds that it ran, process
+id, node, and bytes in and out."""
 
 _KINDS = tuple(EventKind)
 _SUBMITTED, _READY, _RUNNING, _RETRIED, _DONE, _FAILED, _CANCELLED = range(len(_KINDS))
@@ -183,8 +183,7 @@ class Recorder:
                 _KINDS[kind], self._epoch + moment, task_id, name, attempt, parent, self._worker(node, pid), node, *rest
             )
             return
-        task_id, name, submitted, ended, head, node, bytes_in, bytes_out = row
-        seconds, pid = VALUE_SECONDS.unpack_from(head)
+        task_id, name, submitted, ended, seconds, pid, node, bytes_in, bytes_out = row
         worker, epoch = self._worker(node, pid), self._epoch
         begun = epoch + max(submitted, ended - seconds)
         yield Event(EventKind.SUBMITTED, epoch + submitted, task_id, name, bytes_in=bytes_in)
@@ -371,18 +370,18 @@ class Recorder:
 
     # In the loop: plain calls
 
-    def begun(self, call: TimedCall, node: str, pid: int, moment: float) -> None:
+    def begun(self, call: PlainCall, node: str, pid: int, moment: float) -> None:
         """Note that a plain call runs, which will tell more than one row can; harmless when it is known already."""
         story = self._introduce(call)
         if not story.began:
             story.attempt, story.node, story.pid, story.handed = 1, node, pid, True
             self._run(call.id, story, max(moment, call.submitted))
 
-    def given_up(self, call: TimedCall, error: Stored) -> None:
+    def given_up(self, call: PlainCall, error: Stored) -> None:
         """Note that a plain call, which may have begun, will not be heard of again."""
         self.settled(call.id, self._introduce(call).attempt, Tag.ERROR, Failed(error), None, error)
 
-    def _introduce(self, call: TimedCall) -> _Story:
+    def _introduce(self, call: PlainCall) -> _Story:
         story = self.stories.get(call.id)
         if story is None:
             size = len(call.data)

@@ -15,12 +15,11 @@ import pytest
 import polyexec
 from polyexec import Event, EventKind, Executor, trace
 from polyexec.events import EventStream
-from polyexec.plain import PlainFunction, TimedCall
+from polyexec.plain import PlainCall, PlainFunction
 from polyexec.recording import Recorder
 from polyexec.records import Task
 from polyexec.session import Entry
 from polyexec.statistics import Spread
-from polyexec.stored import value_head
 
 from .gates import LIMIT
 from .recorded import check_story
@@ -98,10 +97,9 @@ def test_old_rows_go() -> None:
     """E1 Only the latest rows are kept; readers are told how many they have missed."""
     recorder = Recorder(None, "test", pid=1, data={}, limit=10_000)
     function = PlainFunction(1, b"", "name")
-    head = value_head(0.5)
     for number in range(50_000):
-        call = TimedCall(Entry(number << 20, "name"), function, b"")
-        recorder.append((call.id, "name", call.submitted, call.submitted + 1, head, "node", 1, len(head)))
+        call = PlainCall(Entry(number << 20, "name"), function, b"", 1.0)
+        recorder.append((call.id, "name", call.submitted, call.submitted + 1, 0.5, 1, "node", 1, 40))
         if not number % 100:
             recorder.tidy()
     stream = EventStream(recorder, 0)
