@@ -106,6 +106,13 @@ def function(value: Any) -> Callable[[], object]:
     return ImportedFunction(value)
 
 
+def _function_name(value: Any) -> str:
+    """Show a function without the arguments that a partial, say, has bound: they may be secret."""
+    if value is None or isinstance(value, ImportedFunction):
+        return repr(value)
+    return str(getattr(value, "__qualname__", type(value).__qualname__))
+
+
 @attrs.frozen
 class ImportedFunction:
     """A function that is imported when it is called, so that its module need not exist here."""
@@ -137,7 +144,9 @@ class LocalClusterConfig:
     gpus: int | None = attrs.field(default=None, converter=optional(count))
     memory: int | None = attrs.field(default=None, converter=optional(parse_bytes))
     resources: Mapping[str, float] = attrs.field(factory=dict, converter=amounts)
-    initializer: Callable[[], object] | None = attrs.field(default=None, converter=optional(function))
+    initializer: Callable[[], object] | None = attrs.field(
+        default=None, converter=optional(function), repr=_function_name
+    )
     start_timeout: float = attrs.field(default=60.0, converter=seconds)
     log_to_driver: bool = attrs.field(default=True, converter=boolean)
 

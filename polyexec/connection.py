@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from polyexec import registry
 from polyexec.config import boolean
 from polyexec.errors import BackendNotFound, BackendUnavailable, SpecificationError
+from polyexec.redaction import redacted
 from polyexec.registry import Choice
 from polyexec.spi import Backend, EngineInfo
 
@@ -96,7 +97,7 @@ def _backend(specification: Any) -> tuple[Backend, Choice]:
         return kind(registry.configure(name, kind, keys)), choice
     except (BackendNotFound, BackendUnavailable, SpecificationError) as error:
         if choice.chosen_by == registry.VARIABLE:
-            error.add_note(f"(chosen by {registry.VARIABLE}={choice.specification!r})")
+            error.add_note(f"(chosen by {registry.VARIABLE}={choice.redacted!r})")
         raise
 
 
@@ -106,7 +107,9 @@ def _configured(config: Any) -> tuple[Backend, Choice]:
         kind = getattr(module, point.attr, None) if module is not None else None
         if isinstance(kind, type) and issubclass(kind, Backend) and type(config) is kind.Config:
             return kind(config), Choice(name, "argument")
-    raise SpecificationError(f"connect takes a specification or the configuration of a backend, not {config!r}")
+    raise SpecificationError(
+        f"connect takes a specification or the configuration of a backend, not {type(config).__name__!r}"
+    )
 
 
 def _setup(backend: Backend, runtime: Runtime) -> bytes:
@@ -133,6 +136,5 @@ def _info(backend: Backend, choice: Choice, engine: EngineInfo, seconds: float) 
 
     workers = sum(int(node.total.cpus) for node in backend.nodes() if node.alive)
     name = registry.parse(choice.specification)[0]
-    return Info(
-        name, engine.engine, engine.address, choice.chosen_by, choice.specification, workers, engine.dashboard, seconds
-    )
+    address, dashboard = redacted(engine.address), engine.dashboard and redacted(engine.dashboard)
+    return Info(name, engine.engine, address, choice.chosen_by, choice.redacted, workers, dashboard, seconds)

@@ -12,6 +12,7 @@ import attrs
 from polyexec import packages
 from polyexec.errors import SpecificationError
 from polyexec.packages import Source
+from polyexec.redaction import names_only
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -280,7 +281,7 @@ class TaskOptions:
         default=None, converter=_callable_or_none
     )
     timeout: float | None = attrs.field(default=None, converter=_optional_seconds)
-    env: Mapping[str, str] = attrs.field(factory=dict, converter=_environment)
+    env: Mapping[str, str] = attrs.field(factory=dict, converter=_environment, repr=names_only)
     working_dir: Source | None = attrs.field(default=None, converter=packages.working_dir)
     py_modules: tuple[Source, ...] = attrs.field(default=(), converter=packages.py_modules)
     num_returns: int = attrs.field(default=1, converter=_num_returns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -12,6 +13,7 @@ import attrs
 
 from polyexec import entry_points
 from polyexec.errors import BackendNotFound, BackendUnavailable, SpecificationError
+from polyexec.redaction import redacted, without
 from polyexec.spi import Backend
 
 if TYPE_CHECKING:
@@ -20,15 +22,26 @@ if TYPE_CHECKING:
 GROUP = "polyexec.backends"
 VARIABLE = "POLYEXEC_BACKEND"
 DEFAULT = "process"
+_NAME = re.compile(r"[a-z0-9_]+")
 _EXTRAS = frozenset({"dask", "ray"})
 
 
 @attrs.frozen
 class Choice:
-    """A backend specification, and what chose it."""
+    """A backend specification, and what chose it.
 
-    specification: str
+    Attributes:
+        specification: as it was given; ``redacted`` is for showing it.
+        chosen_by: ``"argument"``, the name of the variable, or ``"default"``.
+    """
+
+    specification: str = attrs.field(repr=redacted)
     chosen_by: str
+
+    @property
+    def redacted(self) -> str:
+        """The specification without the secrets in it."""
+        return redacted(self.specification)
 
 
 def choose(specification: str | None) -> Choice:
@@ -44,6 +57,8 @@ def choose(specification: str | None) -> Choice:
 def names() -> dict[str, EntryPoint]:
     """List the installed backends by name, without importing them.
 
+    Entry points whose names no specification can have are not among them.
+
     Raises:
         SpecificationError: two distributions claim one name.
     """
@@ -51,6 +66,8 @@ def names() -> dict[str, EntryPoint]:
 
     found: dict[str, EntryPoint] = {}
     for point in importlib.metadata.entry_points(group=GROUP):
+        if not _NAME.fullmatch(point.name):
+            continue
         other = found.get(point.name)
         if other is not None and other.value != point.value:
             raise SpecificationError(
@@ -75,13 +92,16 @@ def parse(specification: str) -> tuple[str, dict[str, str]]:
         SpecificationError: it does not have this form.
     """
     name, _, rest = specification.strip().partition("?")
-    if not name or not all(character.isalnum() or character in "_-" for character in name):
+    if not _NAME.fullmatch(name):
         raise SpecificationError(
-            f"{specification!r} is not a backend specification: use NAME or NAME?key=value&key=value"
+            f"{redacted(specification)!r} is not a backend specification: use NAME or NAME?key=value&key=value, with a "
+            "name of a-z, 0-9 and '_'"
         )
     pairs = parse_qsl(rest, keep_blank_values=True)
     if (rest and not all("=" in pair for pair in rest.split("&"))) or len(dict(pairs)) != len(pairs):
-        raise SpecificationError(f"{specification!r}: after '?' come key=value pairs, joined by '&', each key once")
+        raise SpecificationError(
+            f"{redacted(specification)!r}: after '?' come key=value pairs, joined by '&', each key once"
+        )
     return name, dict(pairs)
 
 
@@ -132,8 +152,10 @@ def configure(name: str, backend: type[Backend], keys: dict[str, str]) -> Any:
             if callable(converter):
                 converter(value)
         except ValueError as error:
-            raise SpecificationError(f"backend {name!r}, key {key!r}: {error}") from error
+            # Not chained: the text of the cause may hold a secret.
+            raise SpecificationError(f"backend {name!r}, key {key!r}: {without(str(error), key, value)}") from None
     try:
         return backend.Config(**keys)
     except ValueError as error:
-        raise SpecificationError(f"backend {name!r}: {error}") from error
+        text = functools.reduce(lambda text, pair: without(text, *pair), keys.items(), str(error))
+        raise SpecificationError(f"backend {name!r}: {text}") from None

@@ -34,7 +34,7 @@ class Info:
         engine: the engine's name and version.
         address: where the engine is; empty inside this process.
         chosen_by: ``"argument"``, ``"POLYEXEC_BACKEND"`` or ``"default"``.
-        specification: what was asked for.
+        specification: what was asked for, without passwords and tokens, as are the addresses.
         workers: number of cpus for tasks at the start.
         dashboard: address of the engine's own dashboard, None if there is none.
         start_seconds: how long ``connect`` took.

@@ -23,6 +23,7 @@ import attrs
 
 from polyexec.options import Resources
 from polyexec.plain import PlainCall
+from polyexec.redaction import names_only
 from polyexec.stored import Buffer, Head, Message, Outcome, Stored, Tag
 
 __all__ = [
@@ -181,12 +182,12 @@ class Call:
     id: int
     task_id: int
     name: str
-    head: bytes
+    head: bytes = attrs.field(repr=False)
     body: Stored
     values: Sequence[Value]
     lease: Lease
-    env: Mapping[str, str] = attrs.field(factory=dict)
-    shared: tuple[Any, ...] | None = None
+    env: Mapping[str, str] = attrs.field(factory=dict, repr=names_only)
+    shared: tuple[Any, ...] | None = attrs.field(default=None, repr=False)
     lane: int | None = None
     queued: bool = False
     body_handle: object | None = None

@@ -24,8 +24,8 @@ class Stored:
             be given any bytes-like object; read-only ones make read-only arrays.
     """
 
-    data: bytes
-    buffers: Sequence[Buffer] = ()
+    data: bytes = attrs.field(repr=False)
+    buffers: Sequence[Buffer] = attrs.field(default=(), repr=False)
 
     @property
     def nbytes(self) -> int:

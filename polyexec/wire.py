@@ -16,6 +16,7 @@ from polyexec.errors import BackendBroken
 from polyexec.options import Resources
 from polyexec.packages import Packages
 from polyexec.placement import Placement
+from polyexec.redaction import names_only
 
 
 @attrs.frozen
@@ -78,7 +79,7 @@ class TaskSpec:
     retry_timeout: bool
     retry: Any
     timeout: float | None
-    env: Mapping[str, str]
+    env: Mapping[str, str] = attrs.field(repr=names_only)
     patient: bool
     role: Role = Role.TASK
     placement: Placement | None = None
@@ -203,7 +204,7 @@ class Attempt:
     number: int
     name: str
     threads: int
-    env: Mapping[str, str]
+    env: Mapping[str, str] = attrs.field(repr=names_only)
     gpu_ids: tuple[str, ...] | None
     items: tuple[int | None, ...]
     num_returns: int

@@ -65,7 +65,7 @@ def test_run_without_backend_leaves_the_choice_to_the_environment(script: Path) 
     [
         ("threads?wokers=3", ["wokers", "workers"]),
         ("threads?workers=many", ["workers", "many"]),
-        ("no-such-backend", ["no-such-backend", "threads"]),
+        ("no_such_backend", ["no_such_backend", "threads"]),
         ("dask?address=tcp://127.0.0.1:1&start_timeout=1", ["127.0.0.1:1"]),
     ],
 )
@@ -80,7 +80,7 @@ def test_a_wrong_backend_is_one_line(specification: str, words: list[str], comma
 
 @pytest.mark.parametrize("asked", ["option", "variable"])
 def test_the_traceback_is_shown_when_asked_for(asked: str) -> None:
-    arguments = ["info", "--backend", "no-such-backend"]
+    arguments = ["info", "--backend", "no_such_backend"]
     done = run("--traceback", *arguments) if asked == "option" else run(*arguments, POLYEXEC_TRACEBACK="1")
     assert done.returncode == 2
     assert done.stderr.startswith("Traceback")

@@ -70,7 +70,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (" threads? ", ("threads", {})),
         ("ray?address=auto&workers=4", ("ray", {"address": "auto", "workers": "4"})),
         ("ray?address=ray%3A%2F%2Fh%3A1", ("ray", {"address": "ray://h:1"})),
-        ("my-own_1?a=", ("my-own_1", {"a": ""})),
+        ("my_own_1?a=", ("my_own_1", {"a": ""})),
     ],
 )
 def test_specifications(text: str, expected: tuple[str, dict[str, str]]) -> None:
@@ -78,7 +78,9 @@ def test_specifications(text: str, expected: tuple[str, dict[str, str]]) -> None
     assert registry.parse(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "?", "a b", "ray://host", "x?workers", "x?a=1&b", "x?a=1&a=2", "x?a=1&&b=2"])
+@pytest.mark.parametrize(
+    "text", ["", "?", "a b", "my-own", "Ray", "é", "ray://host", "x?workers", "x?a=1&b", "x?a=1&a=2", "x?a=1&&b=2"]
+)
 def test_texts_that_are_none(text: str) -> None:
     with pytest.raises(polyexec.SpecificationError) as caught:
         registry.parse(text)
@@ -161,6 +163,18 @@ def test_an_entry_point_that_is_no_backend(module: Any, monkeypatch: pytest.Monk
 def test_names_are_listed_without_an_import(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, point("toy", "px_no_such_module:Backend"))
     assert list(registry.names()) == ["toy"]
+
+
+def test_names_that_no_specification_can_have_are_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, point("toy", "x:A"), point("../evil", "y:A"), point("Toy", "z:A"), point("a b", "x:A"))
+    assert list(registry.names()) == ["toy"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "Toy", "os:system", "http://host/module"])
+def test_nothing_is_imported_for_a_name_that_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, point(name, "px_no_such_module:Backend"))
+    with pytest.raises(polyexec.SpecificationError, match="is not a backend specification"):
+        polyexec.connect(name)
 
 
 def test_an_unknown_key() -> None:
