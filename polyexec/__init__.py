@@ -4,12 +4,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from polyexec import config as config
+    from polyexec import dump as dump
     from polyexec import errors as errors
     from polyexec import options as options
     from polyexec import spi as spi
     from polyexec import trace as trace
     from polyexec.actor import ActorHandle
     from polyexec.connection import connect
+    from polyexec.dump import Dump
     from polyexec.errors import (
         ActorDied,
         BackendBroken,
@@ -47,6 +49,7 @@ else:
     _MODULES = {
         "ActorHandle": "actor",
         "ClusterResources": "session",
+        "Dump": "dump",
         "Event": "events",
         "EventKind": "events",
         "EventStream": "events",
@@ -66,7 +69,7 @@ else:
         "current": "executor",
         "task": "executor",
     }
-    _SUBMODULES = frozenset({"config", "errors", "options", "spi", "trace"})
+    _SUBMODULES = frozenset({"config", "dump", "errors", "options", "spi", "trace"})
 
     def __getattr__(name):
         from importlib import import_module
@@ -93,6 +96,7 @@ __all__ = [
     "BackendUnavailable",
     "ClusterResources",
     "DeadlockError",
+    "Dump",
     "Event",
     "EventKind",
     "EventStream",

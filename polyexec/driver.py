@@ -34,6 +34,7 @@ from polyexec.tasks import TaskData
 from polyexec.wire import PROBE, GangSpec, Role, TaskSpec
 
 if TYPE_CHECKING:
+    from polyexec.dump import Dump
     from polyexec.recording import Recorder
 
 GRACE = 2.0
@@ -427,6 +428,20 @@ class DriverSession(Session):
             runtime.post(lambda: begun.put(runtime.record()))
             return begun.take()
         return runtime.recorder
+
+    def dump(self, timeout: float) -> Dump:
+        """Ask the loop and the backend, with a bound, and look at the threads here."""
+        from polyexec.dumping import dump_of_driver
+
+        self._check_process()
+        return dump_of_driver(self, self._runtime, self._backend, timeout)
+
+    @property
+    def status(self) -> str:
+        """Say how the executor is, in a word."""
+        if self._closed.is_set():
+            return "closed"
+        return "closing" if self._runtime.closing else "open" if self._runtime.failure is None else "failed"
 
     def pin(self, entry_id: int, name: str, item: int | None) -> Entry:
         """Give the entry for one more Future."""

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from polyexec import outcome, output, payload, shipped
+from polyexec import outcome, output, payload, shipped, stacks
 from polyexec.errors import (
     BackendBroken,
     Interrupted,
@@ -136,6 +136,7 @@ def _broken(error: BaseException) -> BackendBroken:
 
 def _apply(setup: Setup) -> None:
     if _is_own_process(setup):
+        stacks.offer()
         known = set(sys.path)
         sys.path[:] += [path for path in setup.sys_path if path not in known]
         with contextlib.suppress(OSError):

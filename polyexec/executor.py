@@ -20,6 +20,7 @@ from polyexec.stream import Stream
 from polyexec.stream_source import StreamBody
 
 if TYPE_CHECKING:
+    from polyexec.dump import Dump
     from polyexec.events import EventStream
     from polyexec.recording import Recorder
     from polyexec.reservation import Reservation
@@ -382,6 +383,30 @@ class Executor:
 
         stream = EventStream(recorder_of(self), 0)
         return Stats(summarize(stream), stream.dropped)
+
+    def dump(self, *, timeout: float = 2.0) -> Dump:
+        """Say where everybody is, and what waits for what.
+
+        Made for programs that stand still: the tasks and what each waits for, who waits for their results, who holds
+        which resources, and the stacks of all threads, those of the workers among them, even while they are in C code.
+        It waits for nobody longer than ``timeout``, and takes no lock that somebody else may hold. It shows names and
+        places, never the values of arguments. It works after ``close``, too. In a task it shows the same tasks, and
+        the threads of the task's own process.
+
+        Args:
+            timeout: seconds to wait for answers; what has not answered by then is named.
+
+        Returns:
+            What was found out; ``print`` shows it.
+
+        Raises:
+            SpecificationError: the time is no number.
+            ForkedExecutor: the executor was made before ``os.fork``.
+        """
+        if timeout is None:
+            raise SpecificationError("dump: timeout= takes a number of seconds")
+        check_timeout(timeout)
+        return self._here().dump(timeout)
 
     def close(self, *, cancel_pending: bool = False) -> None:
         """End the executor, and leave no thread, process or descriptor (F9).

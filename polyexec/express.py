@@ -56,7 +56,8 @@ class Seat:
         state: calls are handed to open seats only.
         calls: handed over and not reported, in the order of their start.
         load: seconds that they cost together.
-        since: when the first of them came first.
+        since: when the first of them came first; 0 if it is alone, or that was not looked at.
+        handed: when the latest of them were handed over.
         node: where its worker is.
         pid: the worker's process id, 0 if unknown.
     """
@@ -66,6 +67,7 @@ class Seat:
     calls: dict[int, PlainCall] = attrs.field(factory=dict)
     load: float = 0.0
     since: float = 0.0
+    handed: float = 0.0
     node: str = ""
     pid: int = 0
 
@@ -282,7 +284,10 @@ class Express:
             portion = max(1, min(_SMALL, len(self.pending) // len(thirsty)))
             if self._deal_to(seat, portion, barrier, portions) < portion:
                 thirsty.remove(seat)
-        self.actions += [Hand(seat_id, calls) for seat_id, calls in portions.items()]
+        now = self._clock() if portions else 0.0
+        for seat_id, calls in portions.items():
+            self.seats[seat_id].handed = now
+            self.actions.append(Hand(seat_id, calls))
 
     def _deal_to(self, seat: Seat, most: int, barrier: float, portions: dict[int, list[PlainCall]]) -> int:
         """Hand calls to a seat as long as they fit; give their number."""

@@ -59,6 +59,10 @@ class _Bodies(ABC):
         self._delivering = threading.Lock()
         self._busy = 0
 
+    def running(self) -> dict[int, int]:
+        """Give the threads that run calls, by call. From any thread."""
+        return dict(self._running)
+
     def begin(self, call_id: int) -> None:
         """Note that the body of a call runs in this thread from now on.
 

@@ -216,6 +216,14 @@ class Ledger:
             return False
         return any(state.lacks_only_cpus(need) for state in self.candidates(placement, need))
 
+    def state_of(self, node_id: str) -> NodeState:
+        """Give a node, or a bundle, to be looked at."""
+        return self._states[node_id]
+
+    def all_nodes(self) -> tuple[NodeState, ...]:
+        """Give the nodes, those that are gone among them."""
+        return tuple(self._nodes.values())
+
     def nodes(self) -> tuple[NodeState, ...]:
         """Give the living nodes."""
         return tuple(state for state in self._nodes.values() if state.node.alive)

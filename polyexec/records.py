@@ -63,6 +63,7 @@ class Task:
         actor: the actor of which it calls a method.
         caller: identifies who calls it.
         place: its place among the calls of its actor.
+        since: when it came to the state in which it is, or began to wait, or to go on.
     """
 
     id: int
@@ -91,6 +92,7 @@ class Task:
     attempts: int = 0
     refusals: int = 0
     call: int | None = None
+    since: float = 0.0
     children: set[int] = attrs.field(factory=set)
     gives: set[int] = attrs.field(factory=set)
 

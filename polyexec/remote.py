@@ -16,7 +16,7 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polyexec import lanes, outcome, shipped
 from polyexec.errors import DeadlockError, ForkedExecutor, Interrupted, ObjectLost, PolyexecError
@@ -31,6 +31,9 @@ from polyexec.shipping import Shipment, Shipments
 from polyexec.spi import Interrupts, Uplink
 from polyexec.stored import Buffer, Head, Stored, Tag
 from polyexec.wire import PROBE, GangSpec, Role
+
+if TYPE_CHECKING:
+    from polyexec.dump import Dump
 
 _INLINE = 64 * 1024
 """Bytes up to which a value without buffers is a part of the request that brings it."""
@@ -329,6 +332,12 @@ class RemoteSession(Session):
     def release(self, entry: Entry) -> None:
         """Note that a Future is gone; the driver learns it with the next request."""
         self._dropped.append(entry.id)
+
+    def dump(self, timeout: float) -> Dump:
+        """Ask the driver, with a bound, and look at the threads here."""
+        from polyexec.dumping import dump_of_task
+
+        return dump_of_task(self, timeout)
 
     def close(self, *, cancel_pending: bool) -> None:
         """Do nothing: the executor belongs to the driver."""

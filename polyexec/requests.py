@@ -245,6 +245,12 @@ class Requests:
     def _on_info(self, request_id: object, call_id: int, main: bool, value: Value) -> None:
         self.reply(request_id, "ok", self._runtime.info)
 
+    def _on_dump(self, request_id: object, call_id: int, main: bool, value: Value) -> None:
+        from polyexec.survey import picture_of
+
+        status = "closing" if self._runtime.closing else "open"
+        self.reply(request_id, "ok", (status, str(self._runtime.info), picture_of(self._runtime)))
+
     def _on_started(self, request_id: object, call_id: int, main: bool, value: Value) -> None:
         self._runtime.scheduler.started(call_id)
         self.reply(request_id, "ok", None)

@@ -107,6 +107,7 @@ class Scheduler:
     def submit(self, task: Task) -> None:
         """Take a new task."""
         self.tasks[task.id] = task
+        task.since = self.timers.now()
         parent = self.tasks.get(task.parent) if task.parent is not None else None
         if parent is not None:
             parent.children.add(task.id)
@@ -176,7 +177,7 @@ class Scheduler:
         """Learn that a plain call, which runs, is an ordinary task from now on; it takes over the lease of its seat."""
         seat = self.running.pop(seat_id)
         del self.tasks[seat.task.id]
-        task.state, task.attempts, task.call = State.RUNNING, 1, call_id
+        task.state, task.attempts, task.call, task.since = State.RUNNING, 1, call_id, self.timers.now()
         self.tasks[task.id] = task
         self.running[call_id] = Running(call_id, task, seat.grant)
         self.underway.discard(task.id)
@@ -263,6 +264,7 @@ class Scheduler:
 
     def _start(self, task: Task, grant: Grant, *, queued: bool) -> Running:
         task.state = State.RUNNING
+        task.since = self.timers.now()
         task.attempts += 1
         self.seats_waiting.pop(task.id, None)
         call = Running(next(self._numbers), task, grant, queued)
@@ -274,6 +276,7 @@ class Scheduler:
 
     def _make_ready(self, task: Task) -> None:
         task.state = State.READY
+        task.since = self.timers.now()
         if task.is_seat:
             self.seats_waiting[task.id] = task
         elif self.observer is not None:
@@ -406,7 +409,7 @@ class Scheduler:
             self.settle(task, Died(Death("", cause="values that it needs cannot be brought", started=False)), Tag.ERROR)
         elif values:
             task.attempts -= 1
-            task.state, task.missing = State.WAITING, len(values)
+            task.state, task.missing, task.since = State.WAITING, len(values), self.timers.now()
             for value in values:
                 self._dependents.setdefault(value, []).append(task)
         else:
@@ -431,7 +434,7 @@ class Scheduler:
 
     def begin_method(self, task: Task, grant: Grant, host: int) -> Running:
         """Note that a call of a method is handed to the instance of its actor."""
-        task.state, task.attempts = State.RUNNING, 1
+        task.state, task.attempts, task.since = State.RUNNING, 1, self.timers.now()
         call = Running(next(self._numbers), task, grant, host=host)
         task.call = call.id
         self.running[call.id] = call
@@ -574,6 +577,7 @@ class Scheduler:
         if self.observer is not None:
             self.observer.stopped(task, ending)
         task.state = State.RESTING
+        task.since = self.timers.now()
         if task.consult:
             self.actions.append(Consult(task.id, ending))
         else:

@@ -22,6 +22,7 @@ from polyexec.stored import Stored, Tag
 from polyexec.wire import GangSpec
 
 if TYPE_CHECKING:
+    from polyexec.dump import Dump
     from polyexec.recording import Recorder
 
 
@@ -321,6 +322,10 @@ class Session(ABC):
     def recorder(self, *, begin: bool) -> Recorder | None:
         """Give what records the executor's tasks, None if nothing does; recording begins if ``begin`` is set."""
         raise SpecificationError("only the driver records events: call events() and stats() outside of tasks")
+
+    @abstractmethod
+    def dump(self, timeout: float) -> Dump:
+        """Say where everybody is. Blocks for about ``timeout`` seconds at most, whatever is stuck."""
 
     @abstractmethod
     def close(self, *, cancel_pending: bool) -> None:

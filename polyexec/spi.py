@@ -24,6 +24,7 @@ import attrs
 from polyexec.options import Resources
 from polyexec.plain import PlainCall
 from polyexec.redaction import names_only
+from polyexec.stacks import ThreadStack
 from polyexec.stored import Buffer, Head, Message, Outcome, Stored, Tag
 
 __all__ = [
@@ -46,8 +47,10 @@ __all__ = [
     "Seats",
     "Stored",
     "Tag",
+    "ThreadStack",
     "Value",
     "Verdict",
+    "WorkerState",
 ]
 
 
@@ -214,6 +217,29 @@ class Death:
     exit_code: int | None = None
     cause: str = ""
     started: bool = True
+
+
+@attrs.frozen
+class WorkerState:
+    """What a backend sees of a worker, for ``Executor.dump``.
+
+    Attributes:
+        node: id of its node.
+        pid: its process id, None if it has none yet.
+        calls: ids of the calls, and of the seats, that it has.
+        thread: identity of the thread that runs them, if tasks run in threads of the driver; whoever asks finds its
+            stack itself.
+        status: in words, what is the matter with it, or why there are no stacks; empty if nothing is.
+        threads: where its threads are; ``polyexec.stacks.ask`` finds that out for processes on the machine where it
+            is called.
+    """
+
+    node: str
+    pid: int | None = None
+    calls: tuple[int, ...] = ()
+    thread: int | None = None
+    status: str = ""
+    threads: tuple[ThreadStack, ...] = ()
 
 
 class Verdict(enum.Enum):
@@ -438,6 +464,21 @@ class Backend(ABC):
     def resumed(self, call_id: int) -> None:
         """Learn that such a call goes on. Precedes the ``reply``."""
         return None
+
+    def inspect(self, timeout: float) -> Sequence[WorkerState]:
+        """Look at the workers, for ``Executor.dump``.
+
+        Called from a thread of its own, also when the core's thread, or the engine, does not answer, and after
+        ``close``: it must wait for neither, and take no lock that they may hold. What it changes meanwhile it must
+        read so that a change harms nothing.
+
+        Args:
+            timeout: seconds that it may take; what comes later is not seen.
+
+        Returns:
+            What could be found out.
+        """
+        return ()
 
 
 class Uplink(Protocol):

@@ -83,6 +83,10 @@ class Streams:
             if inbox.reader is None:
                 self._cut(inbox)
 
+    def all(self) -> tuple[Inbox, ...]:
+        """Give the streams of which something is still to come, or to be read."""
+        return tuple(self._inboxes.values())
+
     def is_stopping(self, task_id: int) -> bool:
         """Say whether a task is a stream that has been told to stop, or soon is."""
         inbox = self._inboxes.get(task_id)

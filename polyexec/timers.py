@@ -24,7 +24,7 @@ class Timers:
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+        self.now = clock
         self._heap: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
         self._cancelled = 0
@@ -32,7 +32,7 @@ class Timers:
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
         """Do something later."""
         timer = Timer(action)
-        heapq.heappush(self._heap, (self._clock() + seconds, next(self._numbers), timer))
+        heapq.heappush(self._heap, (self.now() + seconds, next(self._numbers), timer))
         return timer
 
     def cancel(self, timer: Timer) -> None:
@@ -48,7 +48,7 @@ class Timers:
 
     def run_due(self) -> None:
         """Do what is due."""
-        while self._heap and self._heap[0][0] <= self._clock():
+        while self._heap and self._heap[0][0] <= self.now():
             timer = heapq.heappop(self._heap)[2]
             action, timer.action = timer.action, None
             if action is None:
@@ -58,4 +58,4 @@ class Timers:
 
     def pause(self) -> float | None:
         """Give the seconds until something is due, None if nothing is."""
-        return max(0.0, self._heap[0][0] - self._clock()) if self._heap else None
+        return max(0.0, self._heap[0][0] - self.now()) if self._heap else None

@@ -74,6 +74,7 @@ class Waits:
             return
         self.blocked[call.id] = call
         self.count += 1
+        call.task.since = self._scheduler.timers.now()
         lent = {name: amount for name, amount in call.grant.need.items() if name in LENT and not call.keeps}
         rest = {name: amount for name, amount in call.grant.need.items() if name not in lent}
         self._scheduler.ledger.give_back(Grant(call.grant.node, lent))
@@ -154,6 +155,7 @@ class Waits:
     def _go_on(self, call: Running) -> None:
         self._take_back(call)
         call.queued = False
+        call.task.since = self._scheduler.timers.now()
         del self.blocked[call.id]
         self._scheduler.actions.append(Resume(call.id))
         self._scheduler.actions += self._resuming.pop(call.id, [])

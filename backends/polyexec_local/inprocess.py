@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import socket
 from abc import abstractmethod
@@ -13,7 +14,7 @@ from polyexec import envelope
 from polyexec.config import LocalClusterConfig
 from polyexec.interrupts import ThreadInterrupts
 from polyexec.outcome import cancelled
-from polyexec.spi import Backend, Call, EngineInfo, Host, Node, Outcome, Stored, Value
+from polyexec.spi import Backend, Call, EngineInfo, Host, Node, Outcome, Stored, Value, WorkerState
 
 Reply: TypeAlias = tuple[bytes, Sequence[Stored]]
 
@@ -70,6 +71,11 @@ class InProcessBackend(Backend):
         """Answer a request."""
         assert isinstance(request_id, SimpleQueue)
         request_id.put((message, [value.stored for value in values]))
+
+    def inspect(self, timeout: float) -> Sequence[WorkerState]:
+        """Say which thread runs which call."""
+        running = self._interrupts.running()
+        return [WorkerState(self._node.id, os.getpid(), (call,), thread) for call, thread in running.items()]
 
     def run(self, call: Call) -> None:
         """Run a call in this thread, and report its end."""

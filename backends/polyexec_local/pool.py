@@ -22,9 +22,10 @@ from typing import Any
 
 import attrs
 
-from polyexec import envelope, outcome
+from polyexec import envelope, outcome, stacks
 from polyexec.errors import BackendBroken, PolyexecError
-from polyexec.spi import Death, Host, Message, Outcome, Stored, Verdict
+from polyexec.spi import Death, Host, Message, Outcome, Stored, Verdict, WorkerState
+from polyexec.stacks import ProcessStacks
 from polyexec_local.channel import Done, Encoded, Frame, encode
 from polyexec_local.lending import Kept, Lender, Parcel, lost
 from polyexec_local.limits import Limits
@@ -96,6 +97,12 @@ class Pool:
         """End all workers. Blocks; the core's thread must still run."""
         self._post(self._stop, kill)
         self._stopped.wait()
+
+    def inspect(self, node: str, timeout: float) -> list[WorkerState]:
+        """Look at the workers, and ask them for their stacks; see ``Backend.inspect``."""
+        seen = [(worker.pid or worker.process_id or None, worker) for worker in tuple(self._workers)]
+        asked = stacks.ask([pid for pid, _ in seen if pid is not None], timeout)
+        return [_state_of(worker, node, pid, asked.get(pid) if pid else None) for pid, worker in seen]
 
     def _post(self, function: Callable[..., None], *args: Any) -> None:
         self._posted.append((function, args))
@@ -428,6 +435,15 @@ class Pool:
             else:
                 self._retire(worker)
             worker.deadline = time.monotonic() + _EXIT_GRACE
+
+
+def _state_of(worker: Worker, node: str, pid: int | None, found: ProcessStacks | None) -> WorkerState:
+    calls = tuple(call for call in (worker.call, worker.seat) if call)
+    doing = "it is being killed" if worker.doomed else "it is ending" if worker.leaving else ""
+    if not worker.ready:
+        doing = doing or "it is starting"
+    words = [word for word in (doing, found.status if found is not None else "") if word]
+    return WorkerState(node, pid, calls, None, "; ".join(words), () if found is None else found.threads)
 
 
 def _ending(code: int | None) -> str:

@@ -15,7 +15,7 @@ from polyexec import outcome
 from polyexec.config import LocalClusterConfig, text
 from polyexec.errors import BackendBroken, ResourceExhausted
 from polyexec.options import parse_bytes
-from polyexec.spi import Backend, Call, Capabilities, EngineInfo, Host, Node, Outcome, Stored, Value
+from polyexec.spi import Backend, Call, Capabilities, EngineInfo, Host, Node, Outcome, Stored, Value, WorkerState
 from polyexec_local.lending import Kept, Parcel
 from polyexec_local.memory import THRESHOLD
 from polyexec_local.sizes import slots_for
@@ -159,6 +159,10 @@ class ProcessBackend(Backend):
         """Let the memory of a value go as soon as nobody looks at it."""
         assert isinstance(handle, Kept)
         self._lender.free(handle)
+
+    def inspect(self, timeout: float) -> Sequence[WorkerState]:
+        """Look at the worker processes."""
+        return self._pool.inspect(self._node.id, timeout)
 
 
 def _movable(value: Value) -> Stored | Kept:

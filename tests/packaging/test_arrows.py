@@ -29,6 +29,7 @@ FOR_BACKENDS = {
         "outcome",
         "plain_worker",
         "spi",
+        "stacks",
     ),
 }
 TOOLS = {"attrs", "cloudpickle", "threadpoolctl"}
