@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import signal
+from typing import TypeVar
 
 from polyexec.errors import (
     ActorDied,
     BackendBroken,
     ExecutorClosed,
     InfeasibleResources,
+    RemoteTraceback,
     TaskCancelled,
     TaskTimeout,
     WorkerDied,
 )
 from polyexec.records import ActorGone, Cancelled, Died, Displaced, Ending, NodeGone, TimedOut
 from polyexec.spi import Death
+
+D = TypeVar("D", bound=WorkerDied)
 
 
 def _likely_cause(death: Death) -> str:
@@ -42,9 +46,7 @@ def failure_of(task: str, ending: Ending) -> BaseException:
     if isinstance(ending, TimedOut):
         return TaskTimeout(task, ending.timeout)
     if isinstance(ending, Died):
-        death = ending.death
-        cause = death.cause or _likely_cause(death)
-        return WorkerDied(task, death.host, death.pid, death.signal, death.exit_code, cause)
+        return _died(WorkerDied, task, ending.death, "")
     if isinstance(ending, Displaced):
         return ExecutorClosed(f"task {task!r} did not run: the reservation that it was to run in was closed before")
     if isinstance(ending, NodeGone):
@@ -58,5 +60,12 @@ def _actor_died(task: str, ending: ActorGone) -> ActorDied:
     death = ending.death
     if death is None:
         return ActorDied(task, cause=ending.cause)
-    cause = ending.cause or death.cause or _likely_cause(death)
-    return ActorDied(task, death.host, death.pid, death.signal, death.exit_code, cause)
+    return _died(ActorDied, task, death, ending.cause)
+
+
+def _died(kind: type[D], task: str, death: Death, cause: str) -> D:
+    cause = cause or death.cause or _likely_cause(death)
+    error = kind(task, death.host, death.pid, death.signal, death.exit_code, cause)
+    if death.stack:
+        error.__cause__ = RemoteTraceback(death.stack)
+    return error

@@ -207,6 +207,7 @@ class Death:
         signal: number of the signal that ended it, None if none or unknown.
         exit_code: its exit status, None if a signal ended it or if unknown.
         cause: the likely cause in words, empty if nothing is known.
+        stack: what the process was doing when it crashed, in the form of a traceback; empty if nothing is known.
         started: whether the body of the call had started; when in doubt, True. A call that had not started is
             simply handed out again.
     """
@@ -217,6 +218,7 @@ class Death:
     exit_code: int | None = None
     cause: str = ""
     started: bool = True
+    stack: str = ""
 
 
 @attrs.frozen

@@ -35,6 +35,9 @@ class Worker:
         ready: it has been set up, and takes calls.
         leaving: it was told to end.
         doomed: it was killed, or has hung up, and ends in a moment.
+        killed: the driver has killed it.
+        refused: the system gave no process for it.
+        used: it has had a call.
         gone: it has ended.
         buried: nothing of it is left.
         fresh: nothing was sent to it after its call.
@@ -71,6 +74,9 @@ class Worker:
         self.ready = False
         self.leaving = False
         self.doomed = False
+        self.killed = False
+        self.refused = False
+        self.used = False
         self.gone = False
         self.buried = False
         self.fresh = False
@@ -100,7 +106,7 @@ class Worker:
 
     def kill(self) -> None:
         """Kill the process, now or as soon as it is there, and what its tasks have started."""
-        self.doomed = True
+        self.doomed = self.killed = True
         self._template.kill(self.token)
 
     def give_up(self, cause: str) -> None:

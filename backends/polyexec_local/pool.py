@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -43,10 +45,30 @@ _EXIT_GRACE = 5.0
 _FREE_DEATHS = 3
 """How many workers in a row may die while they start, killed from outside perhaps, before a call is refused for it."""
 
+_IDLE_DEATHS = 20
+"""How many workers in a row may die without having had a call before they are started for calls alone."""
+
+_RETRY_SECONDS = 0.5
+"""Between attempts to start a worker while the system allows none more."""
+
+_PATIENCE = (2.0, 20.0)
+"""Seconds that a call waits for that when there is no other worker, and when there is one which may become free."""
+
 _END_GRACE = 1.0
 """Seconds that a worker gets to end when it cannot be spoken to any more."""
 
 _NEVER = float("inf")
+
+_logger = logging.getLogger("polyexec")
+
+
+@attrs.frozen(eq=False)
+class _Waiting:
+    """A call, or a seat, that waits for a worker, since a moment of the monotonic clock."""
+
+    call_id: int
+    parcel: Parcel | None
+    since: float
 
 
 class Pool:
@@ -75,9 +97,13 @@ class Pool:
         self._selector.register(template, selectors.EVENT_READ, template)
         self._workers: list[Worker] = []
         self._idle: list[Worker] = []
-        self._waiting: deque[tuple[int, Parcel | None]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._refused = False
         self._failed_starts = 0
+        self._idle_deaths = 0
+        self._has_started = False
+        self._is_short = False
+        self._next_try = -_NEVER
         self._stopping = False
         self._stopped = threading.Event()
         self._limits = Limits()
@@ -160,6 +186,7 @@ class Pool:
         if isinstance(event, Refused):
             if not event.accident:
                 worker.cause = worker.cause or event.reason
+                worker.refused = True
             self._bury(worker, None, event.reason)
             return
         worker.pid = event.pid
@@ -240,22 +267,27 @@ class Pool:
         worker.ready, worker.deadline, worker.process_id = True, _NEVER, frame.fields[0]
         self._refused = False
         self._failed_starts = 0
+        self._has_started = True
+        self._is_short, self._next_try = False, -_NEVER
         self._free(worker)
 
     def _refuse(self, outcome: Outcome) -> None:
         """Report that a worker did not start to the first call that waits for one."""
         self._refused = True
         if self._waiting:
-            self._host.finished(self._waiting.popleft()[0], outcome)
+            self._host.finished(self._waiting.popleft().call_id, outcome)
         self._fill()
 
     def _free(self, worker: Worker) -> None:
         self._limits.end(worker)
         worker.call, worker.parcel, worker.seat = None, None, 0
+        if worker.used:
+            self._idle_deaths = 0
         if worker.gone or worker.leaving or worker.doomed:
             return
         if self._waiting:
-            self._give(worker, *self._waiting.popleft())
+            first = self._waiting.popleft()
+            self._give(worker, first.call_id, first.parcel)
             return
         self._idle.append(worker)
         if len(self._idle) > self._size:
@@ -272,10 +304,11 @@ class Pool:
             if worker.lives():
                 self._give(worker, call_id, parcel)
                 return
-        self._waiting.append((call_id, parcel))
+        self._waiting.append(_Waiting(call_id, parcel, time.monotonic()))
         self._fill()
 
     def _give(self, worker: Worker, call_id: int, parcel: Parcel | None) -> None:
+        worker.used = True
         if parcel is None:
             self.seating.seat(call_id, worker)
         else:
@@ -312,7 +345,7 @@ class Pool:
 
     def cancel(self, call_id: int, *, force: bool) -> None:
         """Stop a call."""
-        waiting = next((item for item in self._waiting if item[0] == call_id), None)
+        waiting = next((item for item in self._waiting if item.call_id == call_id), None)
         if waiting is not None:
             self._waiting.remove(waiting)
             self._host.stopped(call_id, Verdict.REVOKED)
@@ -331,30 +364,51 @@ class Pool:
     def _fill(self) -> None:
         """Start the workers that are missing: one for each call that waits, and the usual number at least.
 
-        After a failed start only those are started that a call waits for, so that failing is bounded by the core.
+        After a failed start, and if workers die as soon as they are there, only those are started that a call waits
+        for, so that failing is bounded by the core.
         """
-        if self._stopping:
+        if self._stopping or time.monotonic() < self._next_try:
             return
+        self._next_try = -_NEVER
         starting = sum(not worker.ready and not worker.leaving for worker in self._workers)
         busy = sum(worker.is_busy and not worker.doomed for worker in self._workers)
-        usual = 0 if self._refused else self._size - busy - len(self._idle) - starting
+        calm = not self._refused and self._idle_deaths < _IDLE_DEATHS
+        usual = 0 if not calm else self._size - busy - len(self._idle) - starting
         for _ in range(max(usual, len(self._waiting) - starting)):
-            self._start_worker()
+            if not self._start_worker():
+                return
 
-    def _start_worker(self) -> None:
+    def _start_worker(self) -> bool:
+        """Start a worker; say whether to go on with others."""
         try:
             worker = Worker(self._template, next(self._tokens), self._start_timeout)
         except OSError as error:
-            self._refuse_soon(envelope.refusal(f"cannot start a worker process: {error}"))
-            return
+            return self._cannot_start(f"cannot start a worker process: {error}")
         self._workers.append(worker)
         self._wiring.add(worker)
         self._wiring.send(worker, encode("setup", (self._host.setup,)))
+        return True
 
-    def _refuse_soon(self, outcome: Outcome) -> None:
+    def _cannot_start(self, reason: str) -> bool:
+        """Refuse the call that has waited longest, or go on with the workers that there are, and try again soon.
+
+        What waits may be what they all wait for, so that this has an end.
+
+        Returns:
+            Whether a call was refused.
+        """
+        now = time.monotonic()
+        left = sum(not (worker.leaving or worker.doomed or worker.is_home) for worker in self._workers)
+        if not self._is_short:
+            self._is_short = True
+            _logger.warning("%s; going on with %d", reason, left)
+        if not self._waiting or now - self._waiting[0].since < _PATIENCE[left > 0]:
+            self._next_try = now + _RETRY_SECONDS
+            return False
         self._refused = True
         if self._waiting:
-            self._post(self._host.finished, self._waiting.popleft()[0], outcome)
+            self._post(self._host.finished, self._waiting.popleft().call_id, envelope.refusal(reason))
+        return True
 
     def _retire(self, worker: Worker) -> None:
         worker.leaving = True
@@ -366,7 +420,11 @@ class Pool:
         begun = not worker.unsent and (not worker.fresh or not (worker.deaf or worker.channel.pending))
         self._remove(worker)
         self._report_death(worker, code, begun)
-        if not worker.ready and not worker.leaving:
+        self._idle_deaths += worker.ready and not (worker.used or worker.leaving or worker.killed)
+        if worker.refused and self._has_started:
+            if self._cannot_start(worker.cause):
+                self._fill()
+        elif not worker.ready and not worker.leaving:
             self._failed_starts += 1
             if worker.cause or self._failed_starts > _FREE_DEATHS:
                 self._refuse(envelope.refusal(f"a worker process did not start: {worker.cause or ending}"))
@@ -387,8 +445,9 @@ class Pool:
 
     def _report_death(self, worker: Worker, code: int | None, begun: bool) -> None:
         signal_number, exit_code = (-code, None) if code is not None and code < 0 else (None, code)
-        cause = worker.cause or ("" if worker.doomed else self._limits.cause_of(signal_number))
-        death = Death(self._hostname, worker.pid, signal_number, exit_code, cause, started=begun)
+        cause = worker.cause or ("" if worker.killed else self._limits.cause_of(signal_number))
+        stack = worker.page.stack() if code is not None and code < 0 and code != -signal.SIGKILL else ""
+        death = Death(self._hostname, worker.pid, signal_number, exit_code, cause, begun, stack)
         if worker.seat:
             self.seating.died(worker, attrs.evolve(death, started=True))
         elif worker.call is not None:
@@ -397,6 +456,8 @@ class Pool:
     def _pause(self, timeout: float | None, due: float | None) -> float | None:
         times = [worker.deadline for worker in self._workers]
         times += [moment for moment in (due, self._limits.due(), self.seating.due()) if moment is not None]
+        if self._next_try > -_NEVER:
+            times.append(self._next_try)
         left = max(0.0, min(times, default=_NEVER) - time.monotonic())
         return timeout if left == _NEVER else left if timeout is None else min(left, timeout)
 
@@ -408,6 +469,8 @@ class Pool:
         for worker, cause in self._limits.outgrown():
             worker.give_up(cause)
         self.seating.end_waits(now)
+        if -_NEVER < self._next_try <= now:
+            self._fill()
 
     def _end(self, worker: Worker) -> None:
         """End a worker whose time is over."""
