@@ -65,6 +65,14 @@ def test_programs_are_shown_with_what_they_print() -> None:
         assert [page for page in pages if shown in page and text in page], name
 
 
+def test_the_tests_that_pages_name_exist() -> None:
+    named = {name for page in DOCS.rglob("*.md") for name in re.findall(r"`(test_\w+)`", page.read_text())}
+    sources = [path.read_text() for folder in ("tests", "polyexec") for path in (DOCS.parent / folder).rglob("*.py")]
+    defined = {name for source in sources for name in re.findall(r"\bdef (test_\w+)\(", source)}
+    assert named
+    assert not named - defined
+
+
 def test_nothing_else_is_included_than_files() -> None:
     """A formatter that takes the mark of an inclusion for an operator would leave it on the page as it is."""
     for page in DOCS.rglob("*.md"):
