@@ -7,6 +7,8 @@ EXTRAS := ray,dask,testing,dev,docs,bench
 BACKENDS := serial threads process dask ray
 CONFORMANCE := $(BACKENDS:%=conformance-%)
 REPORTS := build/conformance
+FAULTS := $(BACKENDS:%=faults-%)
+FAULT_REPORTS := build/faults
 PYTEST := $(BIN)/python -m pytest -q -p no:cacheprovider
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -14,7 +16,7 @@ export NO_MKDOCS_2_WARNING := 1
 unexport POLYEXEC_BACKEND POLYEXEC_REQUIRE PYTHONPATH PYTHONHOME
 
 .PHONY: demo test lint types unit suite backends benchmarks conformance $(CONFORMANCE) packaging docs bench bench-local \
-	bench-events bench-primitives soak-local table test-cluster clean
+	bench-events bench-primitives soak-local table faults $(FAULTS) test-cluster clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py $(BACKENDS)
@@ -74,6 +76,18 @@ table: $(READY)
 		echo "make table: no report on $$backend yet: run 'make conformance' first" >&2; exit 1; }; done
 	@$(BIN)/python -m polyexec.testing.table $(BACKENDS:%=$(REPORTS)/%.json) > build/conformance.md
 	@mv build/conformance.md docs/reference/conformance.md
+
+# Each fault of the matrix done to each backend, and the page that says what came of it; takes a quarter of an hour.
+faults: $(READY)
+	@$(MAKE) --no-print-directory -j2 --keep-going --output-sync=target faults-ray faults-dask faults-process faults-threads \
+		faults-serial
+	@$(BIN)/python -m polyexec.testing.faults.page $(BACKENDS:%=$(FAULT_REPORTS)/%.json) > build/faults.md
+	@mv build/faults.md docs/reference/faults.md
+
+$(FAULTS): faults-%: $(READY)
+	@echo "== faults of $*"
+	@mkdir -p $(FAULT_REPORTS)
+	@POLYEXEC_REQUIRE=ray,dask $(PYTEST) --pyargs polyexec.testing.faults --backend "$*" --fault-report "$(FAULT_REPORTS)/$*.json"
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/layer_cost.py ray dask

@@ -79,7 +79,7 @@ class Driver:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": self._path(), **(environment or {})},
+            env={**os.environ, "PYTHONPATH": import_path(self.target), **(environment or {})},
             cwd=self.folder,
             start_new_session=True,
         )
@@ -95,12 +95,14 @@ class Driver:
             raise
         return Ended(process.returncode, _said(output), errors[-6000:], output)
 
-    def _path(self) -> str:
-        installed = {*site.getsitepackages(), site.getusersitepackages()}
-        modules = [polyexec.__name__, self.target.backend.__module__.partition(".")[0]]
-        folders = [str(Path(sys.modules[name].__file__ or "").parent.parent) for name in modules]
-        wanted = [folder for folder in dict.fromkeys(folders) if folder not in installed]
-        return os.pathsep.join([*wanted, *filter(None, [os.environ.get("PYTHONPATH", "")])])
+
+def import_path(target: Target) -> str:
+    """Give the ``PYTHONPATH`` with which other processes find polyexec and a backend where this one has found them."""
+    installed = {*site.getsitepackages(), site.getusersitepackages()}
+    modules = [polyexec.__name__, target.backend.__module__.partition(".")[0]]
+    folders = [str(Path(sys.modules[name].__file__ or "").parent.parent) for name in modules]
+    wanted = [folder for folder in dict.fromkeys(folders) if folder not in installed]
+    return os.pathsep.join([*wanted, *filter(None, [os.environ.get("PYTHONPATH", "")])])
 
 
 def _kill(process: subprocess.Popen[str]) -> tuple[str, str]:

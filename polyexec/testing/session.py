@@ -66,7 +66,7 @@ class Session:
         specification = config.option.polyexec_backend
         if not specification:
             raise pytest.UsageError('say which backend the suite shall test: --backend "NAME?workers=2"')
-        target, absent = _find(specification)
+        target, absent = find_target(specification)
         chosen = frozenset(name for name in config.option.polyexec_clauses.replace(" ", "").split(",") if name)
         if chosen - CLAUSES.keys():
             raise pytest.UsageError(f"--clauses: no clause {sorted(chosen - CLAUSES.keys())[0]!r} in the contract")
@@ -182,7 +182,18 @@ class Session:
         return ClauseResult(status, tests, attrs.asdict(declared) if declared else None)
 
 
-def _find(specification: str) -> tuple[Target | None, str]:
+def find_target(specification: str) -> tuple[Target | None, str]:
+    """Find the backend under test.
+
+    Args:
+        specification: as given to ``--backend``.
+
+    Returns:
+        The target, or None and why its engine is absent.
+
+    Raises:
+        pytest.UsageError: there is no such backend, or its engine is absent and must be there.
+    """
     try:
         return Target.of(specification), ""
     except polyexec.BackendUnavailable as error:

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from polyexec.testing.clauses import CHAPTERS, CLAUSES
+from polyexec.testing.markdown import Footnotes, code, line, table
 from polyexec.testing.report import DEVIATION, FAILED, PASSED, SKIPPED, ClauseResult, Report, load
 
 _SYMBOLS = {PASSED: "yes", DEVIATION: "deviation", FAILED: "**fails**", SKIPPED: "not run"}
@@ -24,23 +25,6 @@ for the reason in the footnote, or because it has none yet.
 """
 
 
-class Footnotes:
-    """Numbers texts in the order in which they come, the same text once."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-
-    def mark(self, text: str) -> str:
-        """Give the mark that refers to a text, nothing for no text."""
-        if not text:
-            return ""
-        return f"[^{self._numbers.setdefault(text, len(self._numbers) + 1)}]"
-
-    def lines(self) -> list[str]:
-        """Give the notes."""
-        return [f"[^{number}]: {text}" for text, number in self._numbers.items()]
-
-
 def render(reports: Sequence[Report]) -> str:
     """Render reports as Markdown.
 
@@ -54,17 +38,17 @@ def render(reports: Sequence[Report]) -> str:
     parts = [_INTRODUCTION, _runs(reports)]
     for letter, chapter in CHAPTERS.items():
         rows = [_row(name, reports, notes) for name in CLAUSES if name.rstrip("0123456789") == letter]
-        head = _line(["clause", "", *(report.backend for report in reports)])
-        parts.append(f"## {chapter}\n\n{_table(head, len(reports) + 2, rows)}")
+        head = line(["clause", "", *(report.backend for report in reports)])
+        parts.append(f"## {chapter}\n\n{table(head, len(reports) + 2, rows)}")
     return "\n".join([*parts, *notes.lines(), ""])
 
 
 def _runs(reports: Sequence[Report]) -> str:
     rows = [
-        _line([_code(report.specification), report.engine, report.polyexec, report.python, _counts(report)])
+        line([code(report.specification), report.engine, report.polyexec, report.python, _counts(report)])
         for report in reports
     ]
-    return _table(_line(["backend", "engine", "polyexec", "Python", "clauses"]), 5, rows)
+    return table(line(["backend", "engine", "polyexec", "Python", "clauses"]), 5, rows)
 
 
 def _counts(report: Report) -> str:
@@ -75,7 +59,7 @@ def _counts(report: Report) -> str:
 
 
 def _row(name: str, reports: Sequence[Report], notes: Footnotes) -> str:
-    return _line([name, CLAUSES[name], *(_cell(report.clauses.get(name), notes) for report in reports)])
+    return line([name, CLAUSES[name], *(_cell(report.clauses.get(name), notes) for report in reports)])
 
 
 def _cell(result: ClauseResult | None, notes: Footnotes) -> str:
@@ -88,22 +72,10 @@ def _footnote(result: ClauseResult) -> str:
     if result.status == DEVIATION and result.deviation is not None:
         return f"{result.deviation['reason']} Instead: {result.deviation['instead']}"
     if result.status == FAILED:
-        return "Failed: " + ", ".join(_code(test.name) for test in result.tests if test.outcome == FAILED)
+        return "Failed: " + ", ".join(code(test.name) for test in result.tests if test.outcome == FAILED)
     if result.status == SKIPPED:
         return "; ".join(dict.fromkeys(test.message for test in result.tests))
     return "; ".join(dict.fromkeys(test.message for test in result.tests if test.message and test.outcome == PASSED))
-
-
-def _code(text: str) -> str:
-    return f"`{text}`"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def _table(head: str, columns: int, rows: Sequence[str]) -> str:
-    return "\n".join([head, "|" + "---|" * columns, *rows, ""])
 
 
 def main(paths: Sequence[str]) -> int:

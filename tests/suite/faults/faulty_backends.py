@@ -319,6 +319,34 @@ class _Retrying(_Filter):
             ForeignPool.submit(self._backend, call)
 
 
+class TakesOthersAlong(ForeignPool):
+    """Kills all workers when one has died."""
+
+    def open(self, host: Host) -> EngineInfo:
+        return super().open(_Contagious(host, self))
+
+
+class _Contagious(_Filter):
+    def __init__(self, host: Host, backend: TakesOthersAlong) -> None:
+        super().__init__(host)
+        self._backend = backend
+
+    def lost(self, call_id: int, death: Death) -> None:
+        self._host.lost(call_id, death)
+        with self._backend._lock:
+            workers = [*self._backend._workers.values()]
+        for worker in workers:
+            worker.kill()
+
+
+class NeverOpens(ForeignPool):
+    """Waits for ever when it is opened."""
+
+    def open(self, host: Host) -> EngineInfo:
+        threading.Event().wait()
+        return super().open(host)
+
+
 class _Muting(_Filter):
     def told(self, call_id: int, message: Stored) -> None:
         return
