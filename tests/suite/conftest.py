@@ -16,12 +16,12 @@ _FOREIGN = _HERE.parent / "foreign"
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which the faulty backends are installed, as far as polyexec can tell."""
+    """An environment in which the faulty backends are installed, by their classes' names in small letters."""
     site = tmp_path_factory.mktemp("site")
     source = (_HERE / "faults" / "faulty_backends.py").read_text(encoding="utf-8")
     names = re.findall(r"^class ([A-Z]\w*)\((?!_|LocalClusterConfig|ForeignPoolConfig)", source, re.MULTILINE)
-    points = "".join(f"{name} = faulty_backends:{name}\n" for name in names)
-    points += "ForeignPool = foreign_pool:ForeignPool\nAbsent = faulty_absent:Absent\n"
+    points = "".join(f"{name.lower()} = faulty_backends:{name}\n" for name in names)
+    points += "foreignpool = foreign_pool:ForeignPool\nabsent = faulty_absent:Absent\n"
     metadata = site / "faulty_backends-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty-backends\nVersion: 1.0\n")
@@ -40,7 +40,7 @@ def conformance(environment: dict[str, str], tmp_path: Path) -> Callable[..., Re
         arguments += ["--basetemp", str(tmp_path / "run"), *(["-k", only] if only else [])]
         arguments += ["--rootdir", str(tmp_path)]
         return run(
-            f"{backend}?workers=2",
+            f"{backend.lower()}?workers=2",
             report=tmp_path / "report.json",
             arguments=arguments,
             environment=environment,

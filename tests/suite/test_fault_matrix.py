@@ -34,7 +34,7 @@ def matrix(environment: dict[str, str], tmp_path: Path) -> Matrix:
             "--pyargs",
             "polyexec.testing.faults",
         ]
-        command += ["--backend", backend, "--fault-report", str(tmp_path / "report.json"), "-k", rows]
+        command += ["--backend", backend.lower(), "--fault-report", str(tmp_path / "report.json"), "-k", rows]
         command += ["-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "run"), "--rootdir", str(tmp_path)]
         surroundings = {**environment, "POLYEXEC_TESTING_PATIENCE": "4"}
         done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False, timeout=100)

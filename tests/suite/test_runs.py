@@ -79,8 +79,8 @@ def test_the_table_shows_what_the_reports_say() -> None:
     [
         ([], "say which backend"),
         (["--backend", "no-such-backend"], "no-such-backend"),
-        (["--backend", "ForeignPool?workers"], "key=value"),
-        (["--backend", "ForeignPool", "--clauses", "Q7"], "Q7"),
+        (["--backend", "foreignpool?workers"], "key=value"),
+        (["--backend", "foreignpool", "--clauses", "Q7"], "Q7"),
     ],
 )
 def test_a_run_that_makes_no_sense_is_refused(
@@ -93,18 +93,18 @@ def test_a_run_that_makes_no_sense_is_refused(
 
 def test_an_absent_engine_skips_unless_it_must_be_there(environment: dict[str, str], tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    arguments = ["--backend", "Absent", "--backend-report", str(report), "--clauses", "S1,W1"]
+    arguments = ["--backend", "absent", "--backend-report", str(report), "--clauses", "S1,W1"]
     done = _started(environment, tmp_path, *arguments)
     assert done.returncode == pytest.ExitCode.OK, done.stdout
     assert {result.status for result in load(report).clauses.values()} == {"skipped"}
-    done = _started({**environment, "POLYEXEC_REQUIRE": "ray,Absent"}, tmp_path, *arguments)
+    done = _started({**environment, "POLYEXEC_REQUIRE": "ray,absent"}, tmp_path, *arguments)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "no_such_engine" in done.stderr
 
 
 def test_an_engine_of_someone_elses_is_not_harmed(environment: dict[str, str], tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    arguments = ["--backend", "Addressed?address=there", "--backend-report", str(report), "--clauses", "S13,R8,F14"]
+    arguments = ["--backend", "addressed?address=there", "--backend-report", str(report), "--clauses", "S13,R8,F14"]
     done = _started(environment, tmp_path, *arguments)
     assert done.returncode == pytest.ExitCode.OK, done.stdout
     assert {name: result.status for name, result in load(report).clauses.items()} == {
