@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from polyexec.session import Info
 
 _EVENTS = "POLYEXEC_EVENTS"
+_DUMP_SIGNAL = "POLYEXEC_DUMP_SIGNAL"
 _logger = logging.getLogger("polyexec")
 
 
@@ -49,6 +50,10 @@ def connect(specification: str | Any = None, *, events: bool | None = None) -> E
     """
     began = time.perf_counter()
     recorded = _recorded(events)
+    if os.environ.get(_DUMP_SIGNAL):
+        from polyexec.on_signal import install
+
+        install(os.environ[_DUMP_SIGNAL])
     backend, choice = _backend(specification)
     take_back = backend.begin()
     try:

@@ -167,6 +167,11 @@ def _threads(dump: Dump) -> Iterator[str]:
     yield from _stacks(dump.threads, "  ")
 
 
+def stacks_as_text(threads: Sequence[ThreadStack]) -> list[str]:
+    """Write the stacks of the threads of one process."""
+    return list(_stacks(threads, "  "))
+
+
 def _stacks(threads: Sequence[ThreadStack], indent: str) -> Iterator[str]:
     for thread in threads:
         count = _interesting(thread.frames)

@@ -19,6 +19,7 @@ import attrs
 
 from polyexec import stacks, waiting_threads
 from polyexec.dump import Dump, TaskDump, WorkerDump
+from polyexec.session import Session, drivers
 from polyexec.spi import Backend, WorkerState
 from polyexec.stacks import ThreadStack
 from polyexec.survey import Picture, picture_of
@@ -32,6 +33,7 @@ T = TypeVar("T")
 _SHARE = 0.8
 """Part of the time that a backend gets to look at its workers."""
 
+_LONGEST = 500
 _NO_PICTURE = Picture({}, (), (), (), (), (), {}, {})
 _MUTE = "the executor's own loop has not answered within {:g} s: nothing is known about tasks, only where threads are"
 
@@ -53,17 +55,37 @@ class _Answer(Generic[T]):
         """Let a thread of its own answer; give its identity."""
         return _thread.start_new_thread(self.fill, (function,))
 
-    def take(self, end: float, otherwise: T, unknown: list[str], silence: str) -> T:
-        """Take the answer; note in words what went wrong if there is none by then."""
+    def take(self, end: float, otherwise: T, unknown: list[str], silence: str, failure: str) -> T:
+        """Take the answer; note in words that there is none by then, or that whoever was asked has failed."""
         try:
             found = self._box.get(timeout=max(0.0, end - time.monotonic()))
         except Empty:
             unknown.append(silence)
             return otherwise
         if isinstance(found, BaseException):
-            unknown.append(f"{silence.partition(':')[0]}, but has failed: {type(found).__name__}: {found}"[:500])
+            unknown.append(f"{failure}: {type(found).__name__}: {found}"[:_LONGEST])
             return otherwise
         return found
+
+
+def all_as_text(timeout: float) -> str:
+    """Write the dumps of all executors of this process, or the stacks of its threads if there are none."""
+    # The list is made at once, whatever other threads do meanwhile.
+    sessions = [session for session in (reference() for reference in drivers.valuerefs()) if session is not None]
+    texts = [_text(session, timeout) for session in sessions if session.status != "closed"]
+    return "\n\n".join(texts) or _text_without_executor()
+
+
+def _text(session: Session, timeout: float) -> str:
+    try:
+        return str(session.dump(timeout))
+    except Exception as error:
+        return f"polyexec: executor {session.executor_id}: no dump: {error!r}"
+
+
+def _text_without_executor() -> str:
+    threads = tuple(thread for thread, _ in stacks.here())
+    return str(_dump("", "no executor is open", "none", (), _NO_PICTURE, threads, ()))
 
 
 def dump_of_driver(session: DriverSession, runtime: Runtime, backend: Backend, timeout: float) -> Dump:
@@ -78,8 +100,9 @@ def dump_of_driver(session: DriverSession, runtime: Runtime, backend: Backend, t
     else:
         runtime.post(asked.fill, lambda: picture_of(runtime))
     threads = stacks.here((asker,))
-    picture = asked.take(end, _NO_PICTURE, unknown, _MUTE.format(timeout))
-    states = seen.take(end, (), unknown, f"the backend has not looked at its workers within {timeout:g} s")
+    picture = asked.take(end, _NO_PICTURE, unknown, _MUTE.format(timeout), "the loop could not tell what it knows")
+    silence = f"the backend has not looked at its workers within {timeout:g} s"
+    states = seen.take(end, (), unknown, silence, "the backend could not look at its workers")
     running = {state.thread: _names(state, picture) for state in states if state.thread is not None}
     return _dump(
         session.executor_id,
@@ -126,8 +149,9 @@ def dump_of_task(session: RemoteSession, timeout: float) -> Dump:
     asked = _Answer[tuple[str, str, Picture]]()
     asker = asked.fill_apart(lambda: session.ask("dump")[0])
     threads = tuple(thread for thread, _ in stacks.here((asker,)))
+    nothing = "not known", "", _NO_PICTURE
     silence = f"the driver has not answered within {timeout:g} s: nothing is known about tasks"
-    status, backend, picture = asked.take(end, ("not known", "", _NO_PICTURE), unknown, silence)
+    status, backend, picture = asked.take(end, nothing, unknown, silence, "the driver could not tell what it knows")
     return _dump(session.executor_id, backend, status, unknown, picture, threads, ())
 
 

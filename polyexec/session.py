@@ -215,6 +215,11 @@ class Session(ABC):
     executor_id: str
 
     @property
+    def status(self) -> str:
+        """How the executor is, in a word: open, closing, closed or failed."""
+        return "open"
+
+    @property
     @abstractmethod
     def info(self) -> Info:
         """What the executor shows."""

@@ -20,6 +20,8 @@ _FOLDER = Path(__file__).resolve().parent
 def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> None:
     """Add the suite's options to a run that asks for it."""
     folder = early_config.invocation_params.dir
+    # What follows -p is a plugin, such as the watchdog.
+    args = [argument for index, argument in enumerate(args) if args[max(0, index - 1)] != "-p"]
     if not any(names(argument, folder, _PACKAGE) for argument in args):
         return
     group = parser.getgroup("polyexec", "polyexec conformance suite and fault matrix")
