@@ -140,7 +140,7 @@ class WorkerDump:
         pid: process id, None if it has none yet.
         runs: what it runs, in words; empty if nothing.
         status: in words, why there are no stacks, or what else is the matter with it; empty if nothing is.
-        threads: where its threads are; the one that runs the task comes first.
+        threads: where its threads are, most often with the main one first.
     """
 
     node: str
@@ -194,6 +194,7 @@ class Dump:
         return text_of(self)
 
 
+_LONGEST_NODE = 24
 LIMIT = 100
 """Tasks of one state that a dump describes; all are counted."""
 
@@ -202,6 +203,11 @@ def number(task_id: int) -> str:
     """Give the short name of a task or a value, as dumps write it."""
     item = task_id & ((1 << 20) - 1)
     return f"#{task_id >> 20}" + (f"[{item}]" if item else "")
+
+
+def node_name(node_id: str) -> str:
+    """Give the short name of a node: engines give some of them ids that no line has room for."""
+    return node_id if len(node_id) <= _LONGEST_NODE else f"{node_id[:8]}..."
 
 
 def label(task_id: int, name: str) -> str:

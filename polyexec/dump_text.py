@@ -6,9 +6,9 @@ import itertools
 import sysconfig
 import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from polyexec.dump import Dump, TaskDump, number
+from polyexec.dump import Dump, TaskDump, node_name, number
 from polyexec.stacks import ThreadStack, shortened
 
 WIDTH = 80
@@ -21,6 +21,9 @@ _OWN = ("polyexec/", "polyexec_", "<string>", "<frozen")
 
 _STANDARD = tuple(f"{path}/" for path in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
 _INSTALLED = ("site-packages/", "dist-packages/")
+_BODY = "polyexec/envelope.py"
+"""What runs the bodies of tasks."""
+
 _ORDER = ("stopping", "running", "blocked", "paused", "ready", "waiting", "resting", "serving")
 
 
@@ -59,8 +62,9 @@ def _in_state(dump: Dump, state: str) -> list[TaskDump]:
 
 
 def _likeness(task: TaskDump) -> tuple[object, ...]:
-    """Give what tasks have in common that are shown as one; those that have a place are all shown."""
-    return task.name, task.waits_for, task.node, task.attempt, task.id if task.node is not None else 0
+    """Give what tasks have in common that are shown as one; of those that have begun all are shown."""
+    waits = task.state in ("ready", "waiting", "resting")
+    return task.name, task.waits_for, task.node, task.attempt, 0 if waits else task.id
 
 
 def _task(task: TaskDump, more: int) -> Iterator[str]:
@@ -68,9 +72,9 @@ def _task(task: TaskDump, more: int) -> Iterator[str]:
     if task.seconds is not None:
         words.append(f"for {_duration(task.seconds)}")
     if task.pid is not None:
-        words.append(f"in process {task.pid} on {task.node}")
+        words.append(f"in process {task.pid} on {node_name(task.node or '')}")
     elif task.node is not None:
-        words.append(f"on {task.node}")
+        words.append(f"on {node_name(task.node)}")
     if task.attempt > 1:
         words.append(f"(attempt {task.attempt})")
     if more:
@@ -100,7 +104,7 @@ def _actors(dump: Dump) -> Iterator[str]:
         yield from ("", "ACTORS")
     for actor in dump.actors[:_SHOWN]:
         runs = f"runs {', '.join(actor.running)}" if actor.running else "idle"
-        where = f" on {actor.node}" if actor.node else ""
+        where = f" on {node_name(actor.node)}" if actor.node else ""
         queue = f"; {actor.queued} calls wait for their turn" if actor.queued else ""
         yield from _wrapped(f"{number(actor.id)} {actor.name}: {actor.state}{where}, {runs}{queue}", "  ", "      ")
     yield from _rest(dump.actors)
@@ -152,7 +156,7 @@ def _workers(dump: Dump) -> Iterator[str]:
         runs = f"runs {', '.join(worker.runs)}" if worker.runs else "idle"
         status = f"; {worker.status}" if worker.status else ""
         who = f"process {worker.pid}" if worker.pid is not None else "a process that has just been asked for"
-        yield from _wrapped(f"{who} on {worker.node}: {runs}{status}", "  ", "      ")
+        yield from _wrapped(f"{who} on {node_name(worker.node)}: {runs}{status}", "  ", "      ")
         yield from _stacks(worker.threads, "    ")
     if idle:
         pids = ", ".join(str(worker.pid) for worker in idle)
@@ -174,7 +178,7 @@ def stacks_as_text(threads: Sequence[ThreadStack]) -> list[str]:
 
 def _stacks(threads: Sequence[ThreadStack], indent: str) -> Iterator[str]:
     for thread in threads:
-        count = _interesting(thread.frames)
+        count = _interesting(thread)
         frames = [_shown(frame) for frame in thread.frames]
         runs = f" runs {thread.runs}" if thread.runs else ""
         if not count:
@@ -199,14 +203,23 @@ def _shown(frame: str) -> str:
     return short
 
 
-def _interesting(frames: Sequence[str]) -> int:
-    """Count the frames up to the outermost that is neither of polyexec nor of the standard library."""
-    return next((index for index in range(len(frames), 0, -1) if not _is_own(frames[index - 1])), 0)
+def _interesting(thread: ThreadStack) -> int:
+    """Count the frames up to the outermost of the program's own; in threads that matter, those of libraries count."""
+    own = _up_to_outermost(thread.frames, lambda frame: not (_is_ours(frame) or _is_installed(frame)))
+    matters = thread.waits_for or thread.runs or any(_BODY in frame for frame in thread.frames)
+    return own or (_up_to_outermost(thread.frames, lambda frame: not _is_ours(frame)) if matters else 0)
 
 
-def _is_own(frame: str) -> bool:
-    is_standard = frame.startswith(_STANDARD) and not any(folder in frame for folder in _INSTALLED)
-    return is_standard or _shown(frame).startswith(_OWN)
+def _up_to_outermost(frames: Sequence[str], counts: Callable[[str], bool]) -> int:
+    return next((index for index in range(len(frames), 0, -1) if counts(frames[index - 1])), 0)
+
+
+def _is_installed(frame: str) -> bool:
+    return any(folder in frame for folder in _INSTALLED)
+
+
+def _is_ours(frame: str) -> bool:
+    return (frame.startswith(_STANDARD) and not _is_installed(frame)) or _shown(frame).startswith(_OWN)
 
 
 def _innermost(frames: Sequence[str]) -> str:

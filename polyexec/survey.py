@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from polyexec.actor_calls import Actor
-from polyexec.dump import LIMIT, ActorDump, NodeDump, ReservationDump, StreamDump, TaskDump, label, number
+from polyexec.dump import LIMIT, ActorDump, NodeDump, ReservationDump, StreamDump, TaskDump, label, node_name, number
 from polyexec.express import Seat
 from polyexec.inbox import Inbox
 from polyexec.ledger import SLOT, UNIT, Need
@@ -281,7 +281,7 @@ class _Survey:
         have = f"{_part(state, name)} left"
         holders = self._some([who for who, need in self._holders(state.id) if need.get(name)])
         held = f"; held by {', '.join(holders)}" if holders else ""
-        return f"{_amount(name, amount)} on {bundle}{state.node.id}: {have}{held}"
+        return f"{_amount(name, amount)} on {bundle}{node_name(state.node.id)}: {have}{held}"
 
     def _holders(self, node_id: str) -> Iterator[tuple[str, Need]]:
         """Give who holds something on a node, or in a bundle."""
@@ -311,7 +311,7 @@ class _Survey:
 
     def _reservations(self) -> Iterator[ReservationDump]:
         for reservation, held in self._scheduler.reservations.held.items():
-            bundles = [f"{_amounts(place.need)} on {place.node or 'no node yet'}" for place in held.places]
+            bundles = [f"{_amounts(place.need)} on {node_name(place.node or 'no node yet')}" for place in held.places]
             yield ReservationDump(id=reservation, bundles=tuple(bundles), owner=self._owner(held.gang), held=True)
         for reservation, task in self._scheduler.reservations.waiting.items():
             assert task.gang is not None

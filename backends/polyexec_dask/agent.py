@@ -19,7 +19,7 @@ import attrs
 from distributed import Worker
 from distributed.core import Status
 
-from polyexec import envelope, memory_usage, outcome
+from polyexec import envelope, memory_usage, outcome, stacks
 from polyexec.interrupts import ThreadInterrupts
 from polyexec.spi import Stored, Verdict
 from polyexec_dask import memory
@@ -110,6 +110,7 @@ class Agent:
             "exit": self._on_exit,
             "die": self._on_die,
             "guard": self._on_guard,
+            "stacks": self._on_stacks,
         }
         handlers[kind](*fields)
 
@@ -202,6 +203,10 @@ class Agent:
             self._guard = None
         if allowance:
             self._check_memory(memory_usage.used_by(os.getpid()), allowance)
+
+    def _on_stacks(self) -> None:
+        threads = [thread for thread, _ in stacks.here()]
+        self._send(("stacks", *((thread.ident, thread.name, thread.frames) for thread in threads)))
 
     def _check_memory(self, before: int, allowance: int) -> None:
         used = memory_usage.outgrown(os.getpid(), before, allowance)

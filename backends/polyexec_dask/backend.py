@@ -9,11 +9,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from polyexec.errors import ObjectLost
-from polyexec.spi import Backend, Call, Capabilities, Deviation, EngineInfo, Host, Node, Stored, Value
+from polyexec.spi import Backend, Call, Capabilities, Deviation, EngineInfo, Host, Node, Stored, Value, WorkerState
 from polyexec_dask import engine_threads, memory
 from polyexec_dask.cluster import Cluster
 from polyexec_dask.configuration import DaskConfig
 from polyexec_dask.existing_cluster import ExistingCluster
+from polyexec_dask.looks import look_at
 from polyexec_dask.own_cluster import OwnCluster
 from polyexec_dask.remote import Kept
 
@@ -150,6 +151,9 @@ class DaskBackend(Backend):
 
     def _blocked(self, call_id: int) -> None:
         self._cluster.dispatcher.blocked(call_id)
+
+    def inspect(self, timeout: float) -> Sequence[WorkerState]:
+        return [] if self._is_closed else look_at(self._cluster.dispatcher.remotes, self._loop, timeout)
 
     def resumed(self, call_id: int) -> None:
         self._order(self._resumed, call_id)

@@ -244,6 +244,9 @@ class Dispatcher:
     def _on_told(self, remote: Remote, call_id: int, message: Any) -> None:
         self._host.told(call_id, unpack(message))
 
+    def _on_stacks(self, remote: Remote, *threads: tuple[int, str, Sequence[str]]) -> None:
+        remote.take_stacks(threads)
+
     def _on_outgrown(self, remote: Remote, used: int, allowance: int) -> None:
         remote.cause = memory_usage.describe(used, allowance)
 

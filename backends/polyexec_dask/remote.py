@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -16,6 +16,10 @@ from polyexec_dask.engine import connect
 from polyexec_dask.link import Link, Message, pack, unpack
 
 _value_ids = itertools.count(1)
+
+
+Answer: TypeAlias = Sequence[tuple[int, str, Sequence[str]]]
+"""Threads as a worker describes them: identity, name, frames."""
 
 
 class Kept:
@@ -127,6 +131,7 @@ class Remote:
         fresh: calls that are to be sent with the next batch.
         blocked_count: number of calls there that wait for others.
         gone: it is dead, or being killed.
+        askers: who has asked where its threads are.
     """
 
     address: str
@@ -144,6 +149,7 @@ class Remote:
     fresh: list[Record] = attrs.field(factory=list)
     blocked_count: int = 0
     gone: bool = False
+    askers: list[Callable[[tuple[str, Answer]], None]] = attrs.field(factory=list)
 
     def load(self) -> int:
         """Count the calls that keep it busy, now or soon."""
@@ -204,6 +210,16 @@ class Remote:
         """Let it forget a kept value."""
         if self.values.pop(kept.id, None) is not None:
             self.link.send(("drop", kept.id))
+
+    def ask_for_stacks(self, take: Callable[[tuple[str, Answer]], None]) -> None:
+        """Ask where its threads are; what it answers is taken together with its address, and nothing if it is stuck."""
+        self.askers.append(take)
+        self.link.send(("stacks",))
+
+    def take_stacks(self, answer: Answer) -> None:
+        """Learn where its threads are."""
+        if self.askers:
+            self.askers.pop(0)((self.address, answer))
 
     def send_whole(self, value_id: int) -> None:
         """Send a kept value that it could not open."""

@@ -16,6 +16,8 @@ from typing import Any
 
 import attrs
 
+from polyexec import stacks
+from polyexec.stacks import ProcessStacks
 from polyexec_ray.death import Autopsy, Mark
 from polyexec_ray.freight import load, unload
 from polyexec_ray.processes import (
@@ -161,6 +163,11 @@ class Agent:
     async def host(self) -> tuple[str, int]:
         """Give the machine's name and the agent's process id."""
         return socket.gethostname(), os.getpid()
+
+    async def look(self, timeout: float) -> dict[int, ProcessStacks]:
+        """Ask the workers of this node for their stacks; gives them by process id."""
+        pids = [watched.pid for watched in self._watched.values()]
+        return await asyncio.get_running_loop().run_in_executor(None, stacks.ask, pids, timeout)
 
     async def register(self, worker_id: int, pid: int, descriptor: int) -> None:
         """Watch a worker from now on."""

@@ -12,7 +12,19 @@ import ray
 
 from polyexec.errors import BackendBroken, ObjectLost
 from polyexec.options import Resources
-from polyexec.spi import Backend, Call, Capabilities, Death, Deviation, EngineInfo, Host, Node, Stored, Value
+from polyexec.spi import (
+    Backend,
+    Call,
+    Capabilities,
+    Death,
+    Deviation,
+    EngineInfo,
+    Host,
+    Node,
+    Stored,
+    Value,
+    WorkerState,
+)
 from polyexec_ray import nodes
 from polyexec_ray.config import RayConfig
 from polyexec_ray.engine import Engine, acquire
@@ -153,6 +165,15 @@ class RayBackend(Backend):
         site = self._places.get(call_id)
         if site is not None:
             site.resume(call_id)
+
+    def inspect(self, timeout: float) -> Sequence[WorkerState]:
+        sites = list(self._sites.items())
+        if self._engine.own:
+            return [state for node, site in sites for state in site.look(node, timeout)]
+        # Ray brings the questions and the answers; all nodes have the same time.
+        questions = [(node, site, site.ask_agent(timeout / 2)) for node, site in sites]
+        end = time.monotonic() + timeout
+        return [state for node, site, answer in questions for state in site.look_afar(node, answer, end)]
 
     def _start(self) -> None:
         own = self._engine.own

@@ -45,6 +45,10 @@ class Roster:
         with self._lock:
             return list(self._hands.values())
 
+    def seen(self) -> tuple[Hand, ...]:
+        """Give the workers, without waiting for anybody: the copy is made at once."""
+        return tuple(self._hands.values())
+
     def hand_of(self, call_id: int) -> Hand | None:
         """Give the worker to which a call was given."""
         with self._lock:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import ray
 
+from polyexec import stacks
 from polyexec.errors import BackendBroken, BackendLost
 from polyexec.outcome import encode_error
-from polyexec.spi import Call, Death, Outcome, Tag, Verdict
+from polyexec.spi import Call, Death, Outcome, Tag, Verdict, WorkerState
+from polyexec.stacks import ProcessStacks
 from polyexec_ray.agent import Early
 from polyexec_ray.death import Autopsy
 from polyexec_ray.errors import first_line, is_death, is_loss, translated
@@ -48,6 +51,26 @@ class Site(Listener):
     def pids(self) -> list[int]:
         """Give the process ids of the workers that have started."""
         return [hand.pid for hand in self._roster.hands() if hand.pid is not None]
+
+    def look(self, node: str, timeout: float) -> list[WorkerState]:
+        """Look at the workers, which are on this machine."""
+        hands = self._roster.seen()
+        found = stacks.ask([hand.pid for hand in hands if hand.pid is not None], timeout)
+        return [_state_of(hand, node, found.get(hand.pid or 0)) for hand in hands]
+
+    def ask_agent(self, timeout: float) -> Any:
+        """Ask the agent to look at the workers; give the reference to its answer."""
+        return self.link.agent.look.remote(timeout)
+
+    def look_afar(self, node: str, answer: Any, end: float) -> list[WorkerState]:
+        """Take the agent's answer if it comes in time."""
+        hands = self._roster.seen()
+        try:
+            found = ray.get(answer, timeout=max(0.0, end - time.monotonic()))
+        except Exception as error:
+            silence = ProcessStacks(f"the agent of its node has not answered: {first_line(error)}")
+            found = {hand.pid: silence for hand in hands}
+        return [_state_of(hand, node, found.get(hand.pid)) for hand in hands]
 
     def prestart(self) -> None:
         """Start the workers that are kept."""
@@ -322,6 +345,15 @@ def _count_begun(calls: Sequence[int], begun: int | None) -> int:
     if begun is None:
         return len(calls)
     return calls.index(begun) + 1 if begun in calls else 0
+
+
+def _state_of(hand: Hand, node: str, found: ProcessStacks | None) -> WorkerState:
+    # The calls change meanwhile; the tuple is made at once.
+    calls = tuple(hand.calls)
+    if hand.pid is None:
+        return WorkerState(node, None, calls, None, "it is starting")
+    found = found or ProcessStacks("the agent of its node does not know it")
+    return WorkerState(node, hand.pid, calls, None, found.status, found.threads)
 
 
 def _outcomes(hand: Hand, items: Sequence[tuple[int, Any]]) -> list[tuple[Call, Outcome]]:
