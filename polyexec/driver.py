@@ -17,7 +17,8 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from polyexec import blocking, lanes, outcome, shipped
+from polyexec import lanes, outcome
+from polyexec.closing import Closing
 from polyexec.errors import ExecutorClosed, ForkedExecutor, ObjectLost, PolyexecError
 from polyexec.feasibility import check_gang, check_own
 from polyexec.future import Future
@@ -37,13 +38,7 @@ if TYPE_CHECKING:
     from polyexec.dump import Dump
     from polyexec.recording import Recorder
 
-GRACE = 2.0
-"""Seconds that running tasks get to end when they are cancelled by ``close``, before they are killed."""
-
 _LARGE = 1 << 20
-
-EXIT_GRACE = 5.0
-"""Seconds that tasks get to end when the interpreter exits without ``close``."""
 
 
 _pid = [os.getpid()]
@@ -68,8 +63,8 @@ class DriverSession(Session):
         self._pid = os.getpid()
         # Which thread has made which reservation.
         self._reserved: dict[int, int] = {}
-        self._closing = threading.Lock()
-        self._closed = threading.Event()
+        self._closing = Closing(backend, runtime)
+        self._closed = self._closing.closed
         drivers[self.executor_id] = self
         runtime.info = info
         runtime.start()
@@ -480,43 +475,14 @@ class DriverSession(Session):
         if os.getpid() != self._pid:
             return
         self._runtime.closing = True
-        if not self._closing.acquire(blocking=False):
-            if not self._runtime.callbacks.is_current():
-                blocking.wait(self._closed)
-            return
+        self._closing.close(cancel_pending=cancel_pending)
         atexit.unregister(self.close_at_exit)
-        try:
-            self._drain(0.0 if cancel_pending else None, None)
-        finally:
-            self._shut_down(None)
-
-    def _drain(self, patience: float | None, last: float | None) -> None:
-        runtime = self._runtime
-        runtime.post(runtime.drain)
-        if blocking.wait(runtime.drained, patience):
-            return
-        runtime.post(runtime.cancel_all, False)
-        if not blocking.wait(runtime.drained, GRACE):
-            runtime.post(runtime.cancel_all, True)
-            blocking.wait(runtime.drained, last)
-
-    def _shut_down(self, patience: float | None) -> None:
-        try:
-            self._backend.close(kill=not self._runtime.drained.is_set())
-        finally:
-            self._runtime.stop(patience)
-            shipped.release(self.executor_id)
-            self._closed.set()
 
     def close_at_exit(self) -> None:
-        """Close because the interpreter exits: wait for tasks and callbacks, but not for ever."""
-        if os.getpid() != self._pid or not self._closing.acquire(blocking=False):
-            return
-        self._runtime.closing = True
-        try:
-            self._drain(EXIT_GRACE, GRACE)
-        finally:
-            self._shut_down(GRACE)
+        """Close because the interpreter exits, in a bounded time."""
+        if os.getpid() == self._pid:
+            self._runtime.closing = True
+            self._closing.close_at_exit()
 
     def _check(self) -> None:
         self._check_process()

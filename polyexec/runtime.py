@@ -131,6 +131,10 @@ class Runtime:
         """Say whether this code runs in the loop's thread; as a finaliser it may."""
         return self.loop.is_current()
 
+    def runs_user_code_here(self) -> bool:
+        """Say whether this is one of the threads for callbacks and hooks, which ``stop`` waits for."""
+        return self.callbacks.is_current() or self.hooks.is_current()
+
     def new_id(self) -> int:
         """Give the id of a new value; the next ones belong to its siblings."""
         return next(self._ids) << 20
