@@ -154,6 +154,8 @@ def _is_own_process(setup: Setup) -> bool:
 def interruptible(interrupts: Interrupts, call_id: int, body: Callable[[], T]) -> T | Stored | None:
     """Run the body of a call; nothing is raised in this thread before or after.
 
+    A process that the body has forked ends when it comes out of the body: the call is its parent's.
+
     Args:
         interrupts: how it is interrupted.
         call_id: the call.
@@ -163,6 +165,7 @@ def interruptible(interrupts: Interrupts, call_id: int, body: Callable[[], T]) -
         The outcome, None if the call was interrupted.
     """
     result: T | Stored | None = None
+    process = os.getpid()
     try:
         try:
             interrupts.begin(call_id)
@@ -172,6 +175,10 @@ def interruptible(interrupts: Interrupts, call_id: int, body: Callable[[], T]) -
         except BaseException as error:
             # A fault of the envelope's own.
             result = outcome.encode_error(error)
+        finally:
+            if os.getpid() != process:
+                # At once: what this process would wait for are threads that only its parent has.
+                os._exit(0)
         interrupted = interrupts.end(call_id)
     except Interrupted:
         # It arrived between the lines above, at the latest before the first line of ``end``; there is no second.

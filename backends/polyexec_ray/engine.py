@@ -7,6 +7,7 @@ with the driver.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import logging
 import os
@@ -263,3 +264,12 @@ def _shut_down() -> None:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _leave_alone() -> None:
+    """Run in a forked child of the driver: Ray's end of its own would wait for threads, and kill its parent's Ray."""
+    if _current:
+        atexit.unregister(ray.shutdown)
+
+
+os.register_at_fork(after_in_child=_leave_alone)

@@ -108,6 +108,16 @@ def die_if(marks: Marks, number: int, killer: int) -> int:
     return number
 
 
+def fork_and_return(marks: Marks) -> str:
+    """Fork; the child returns like its parent, as if it were the task."""
+    marks.add(f"start {os.getpid()}")
+    child = os.fork()
+    if child == 0:
+        return "the child's"
+    os.waitpid(child, 0)
+    return "the task's"
+
+
 def beat(marks: Marks, last: Gate | None = None) -> None:
     """Leave marks for ever; when interrupted, wait for a gate in ``finally``."""
     marks.add(f"start {os.getpid()}")

@@ -11,8 +11,11 @@ from typing import Any
 import attrs
 import pytest
 
+from polyexec import Executor
+from polyexec.testing import bodies
 from polyexec.testing.drivers import Driver, Ended
 from polyexec.testing.executors import Executors
+from polyexec.testing.helpers import LIMIT
 from polyexec.testing.marks import alone, clause
 from polyexec.testing.target import Target
 from polyexec.testing.tools import Gate, Marks, eventually
@@ -236,6 +239,14 @@ def test_a_forking_parent_is_unharmed(unguarded: Told) -> None:
     assert unguarded.words.get("parent") == [[4, 6, 3]], unguarded.ended.errors
     assert unguarded.words.get("closed") == [True], unguarded.ended.errors
     assert unguarded.ended.code == 0, unguarded.ended.errors
+
+
+@clause("F15")
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_the_child_of_a_task_is_not_the_task(ex: Executor, marks: Marks, cpus: int) -> None:
+    """F15 A process that a task has forked ends when it comes out of the body; the task's result is its own."""
+    assert ex.options(cpus=cpus).submit(bodies.fork_and_return, marks).result(LIMIT) == "the task's"
+    assert marks.count("start") == 1
 
 
 @alone

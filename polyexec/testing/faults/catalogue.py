@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from polyexec.testing.faults import deaths, exits
+from polyexec.testing.faults import deaths, exits, misuse, nesting
 from polyexec.testing.faults.model import Row
 
-ROWS: tuple[Row, ...] = tuple(sorted((*deaths.ROWS, *exits.ROWS), key=lambda row: row.id))
+ROWS: tuple[Row, ...] = tuple(sorted((*deaths.ROWS, *exits.ROWS, *misuse.ROWS, *nesting.ROWS), key=lambda row: row.id))
 
 
 def row_of(name: str) -> Row:
