@@ -98,11 +98,16 @@ class _Trial:
             if not self._is_held(actor):
                 executing = self.scheduler.actors.executing(actor)
                 found += [call for call in left[: actor.width] if call not in executing and call.id not in blocked]
-            if not left and actor.call is not None and actor.call.id not in self.ending_calls:
+            if not left and actor.call is not None and actor.call.id not in self.ending_calls and self._may_go(actor):
                 found.append(actor.call)
         for call in found:
             self._end(call)
         return bool(found)
+
+    def _may_go(self, actor: Actor) -> bool:
+        """Say whether the handles of an actor may go: those that calls have go when these end."""
+        keepers = self.scheduler.keepers(actor.task.id)
+        return actor.leaving or keepers is None or self.ending_calls.issuperset(keepers)
 
     def _is_held(self, actor: Actor) -> bool:
         """Say whether a call keeps the others of its actor from going on, since one thread runs them all."""

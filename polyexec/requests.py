@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from polyexec import lanes, outcome
@@ -278,6 +278,12 @@ class Requests:
         host = self._runtime.scheduler.running[call_id].host
         holds = self._holds.setdefault(call_id if host is None else host, Counter())
         holds.update(entry.id for entry in entries)
+
+    def keepers(self, entry_id: int) -> Collection[int] | None:
+        """Give the calls that refer to a value, None if somebody else does."""
+        entry = self._runtime.objects.entries.get(entry_id)
+        counts = {call_id: held[entry_id] for call_id, held in self._holds.items() if entry_id in held}
+        return None if entry is None or entry.count > sum(counts.values()) else counts.keys()
 
     def let_go(self, call_id: int, released: Sequence[int]) -> None:
         """Learn that a call does not refer to some values any more."""

@@ -84,6 +84,7 @@ class Runtime:
         self.capacity: Sequence[NodeState] = ()
         self._actions = Actions(self)
         self.requests = Requests(self)
+        self.scheduler.keepers = self.requests.keepers
         self.tidings = Tidings()
         self.display = Display()
         self.tidings.listen("output", self.display.show)

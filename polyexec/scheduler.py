@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from polyexec import deadlock
@@ -78,6 +78,9 @@ class Scheduler:
         clock: gives seconds; never goes back.
         random: gives numbers from 0 to 1, to spread new attempts.
         queue_limit: how many calls may be handed over before there is room.
+
+    Attributes:
+        keepers: gives the calls that refer to a value, None if others do, or if that is not known.
     """
 
     def __init__(self, clock: Callable[[], float], random: Callable[[], float], *, queue_limit: int = 0) -> None:
@@ -94,6 +97,7 @@ class Scheduler:
         self.underway: set[int] = set()
         self.seats_waiting: dict[int, Task] = {}
         self.observer: Observer | None = None
+        self.keepers: Callable[[int], Collection[int] | None] = _anybody
         self._random = random
         self._estimates = Estimates(queue_limit)
         self._dependents: dict[int, list[Task]] = {}
@@ -608,6 +612,10 @@ def _is_plain(task: Task) -> bool:
 def _is_special(task: Task) -> bool:
     # An actor without cpus takes nothing from those who run in their turn.
     return not _is_plain(task) and not (task.width and "cpus" not in task.need)
+
+
+def _anybody(value: int) -> None:
+    """Say nothing of who refers to a value."""
 
 
 _PLAIN = {SLOT: 1, "cpus": UNIT}

@@ -361,6 +361,57 @@ def test_a_method_that_reserves_what_its_caller_holds(ex: Executor) -> None:
     assert actor.reserve().result(LIMIT) == "reserved"
 
 
+@clause("N2", "A6", "A7")
+@pytest.mark.parametrize("keeps", [True, False])
+def test_an_actor_that_a_waiting_task_keeps(ex: Executor, keeps: bool) -> None:
+    """N2 What an actor holds comes free when its last handle goes: not while who has that waits for what it holds."""
+    require(ex, license=1)
+    licensed = {"cpus": 0, "resources": {"license": 1}}
+
+    class Holder:
+        def get(self) -> int:
+            return 5
+
+    def wait_for_the_license() -> tuple[int, int]:
+        actor = polyexec.current().options(**licensed).actor(Holder)
+        got = actor.get().result()
+        if not keeps:
+            del actor
+        return got, polyexec.current().options(**licensed).submit(int).result()
+
+    future = ex.submit(wait_for_the_license)
+    if keeps:
+        assert isinstance(error_of(future), polyexec.DeadlockError)
+    else:
+        assert future.result(LIMIT) == (5, 0)
+    assert ex.options(**licensed).submit(int).result(LIMIT) == 0
+
+
+@clause("N2", "A6", "A7")
+def test_an_actor_that_the_driver_keeps_may_end(ex: Executor, marks: Marks, target: Target) -> None:
+    """N2 A task waits for what an actor holds whose handle the driver has: no deadlock, for that may be dropped."""
+    if target.capabilities.inline:
+        return
+    require(ex, license=1)
+    licensed = {"cpus": 0, "resources": {"license": 1}}
+
+    class Holder:
+        def get(self) -> int:
+            return 5
+
+    def wait_for_the_license() -> int:
+        marks.add("waiting")
+        return int(polyexec.current().options(**licensed).submit(int).result())
+
+    actor = ex.options(**licensed).actor(Holder)
+    assert actor.get().result(LIMIT) == 5
+    future = ex.submit(wait_for_the_license)
+    marks.wait_for("waiting")
+    assert ex.wait([future], timeout=0.3) == ([], [future])
+    del actor
+    assert future.result(LIMIT) == 0
+
+
 @clause("N2", "A1")
 def test_a_coroutine_that_blocks_its_own_loop(ex: Executor) -> None:
     """N2 A method that blocks the loop of its actor, and waits for another call of it, gets ``DeadlockError``."""
