@@ -1,6 +1,8 @@
 """The thread on which an executor runs the code of its users: callbacks, retry hooks, log handlers.
 
-The thread is started when it is first needed. Its queue is all that it shares; jobs run one after the other.
+The thread is started when it is first needed. Its queue is all that it shares; jobs run one after the other, but for
+those that wait for another job: ``step_aside`` lets a new thread go on with the queue. ``_threads`` is replaced as a
+whole by who posts first, and by the thread that steps aside; its last one serves the queue.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ class CallbackThread:
         self._name = name
         self._ended = False
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def post(self, job: Callable[[], None]) -> None:
         """Run a job soon, without blocking; after ``stop`` here and now."""
@@ -32,13 +34,22 @@ class CallbackThread:
             _run(job)
             return
         self._jobs.put(job)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self._thread.start()
+        if not self._threads:
+            self._start()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+        self._threads = [*(one for one in self._threads if one.is_alive()), thread]
+        thread.start()
 
     def is_current(self) -> bool:
-        """Say whether this code runs in the thread."""
-        return self._thread is threading.current_thread()
+        """Say whether this code runs in the thread, or in one that has stepped aside."""
+        return bool(self._threads) and threading.current_thread() in tuple(self._threads)
+
+    def step_aside(self) -> None:
+        """Let others run while the job of this thread waits, if this is the thread: it may wait for one of them."""
+        if self._threads and self._threads[-1] is threading.current_thread() and not self._ended:
+            self._start()
 
     def stop(self, patience: float | None = None) -> None:
         """Run what was posted, then end the thread; wait for it unless this is it.
@@ -47,14 +58,13 @@ class CallbackThread:
             patience: seconds to wait for it at most.
         """
         self._ended = True
-        if self._thread is None:
-            return
         self._jobs.put(None)
         if not self.is_current():
-            self._thread.join(patience)
+            for thread in tuple(self._threads):
+                thread.join(patience)
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while self._threads[-1] is threading.current_thread() and (job := self._jobs.get()) is not None:
             _run(job)
             # Nothing of a job may live until the next one comes (O5).
             del job

@@ -97,6 +97,7 @@ class DriverSession(Session):
             data.lane = lane
             self._runtime.post(self._runtime.submit, data, None)
             if lane is not None:
+                self._runtime.hooks.step_aside()
                 lanes.serve(lane)
         return data.entries
 
@@ -237,6 +238,8 @@ class DriverSession(Session):
     def wait(self, entries: Sequence[Entry], count: int, timeout: float | None) -> None:
         """Block until enough entries are settled."""
         self._check_process()
+        # A retry hook may wait for a task that waits for its own.
+        self._runtime.hooks.step_aside()
         deadline = None if timeout is None else time.monotonic() + timeout
         objects = self._runtime.objects
         while True:
@@ -290,6 +293,7 @@ class DriverSession(Session):
     def completed(self, entries: Sequence[Entry], timeout: float | None) -> Iterator[Entry]:
         """Give entries in the order in which they are settled."""
         self._check_process()
+        self._runtime.hooks.step_aside()
         arrived = Mailbox[Entry](self._loop)
         left = {entry.id for entry in entries}
         for entry in entries:

@@ -51,6 +51,25 @@ def test_a_hook_that_a_task_gives(ex: Executor, marks: Marks, tmp_path: Any) -> 
     ]
 
 
+@clause("F5", "W6")
+def test_a_hook_waits_for_a_task_with_a_hook(ex: Executor, marks: Marks, tmp_path: Any) -> None:
+    """F5, W6 A hook may wait for a task that waits for its own hook."""
+    told: list[str] = []
+    inner = Marks(str(tmp_path / "inner"))
+
+    def again(error: BaseException, attempt: int, options: TaskOptions) -> TaskOptions:
+        told.append(f"inner {error}")
+        return options
+
+    def hook(error: BaseException, attempt: int, options: TaskOptions) -> TaskOptions:
+        ex.options(retries=1, retry_on=ConnectionError, retry=again).submit(fail_until, inner, 2).result(LIMIT)
+        told.append(f"outer {error}")
+        return options
+
+    ex.options(retries=1, retry_on=ConnectionError, retry=hook).submit(fail_until, marks, 2).result(LIMIT)
+    assert told == ["inner attempt 1", "outer attempt 1"]
+
+
 @clause("F5")
 def test_a_hook_changes_what_a_task_holds(ex: Executor, marks: Marks) -> None:
     """F5 The next attempt has the resources that the hook asks for, as few attempts, and is asked by another hook."""
