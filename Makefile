@@ -16,7 +16,7 @@ export NO_MKDOCS_2_WARNING := 1
 unexport POLYEXEC_BACKEND POLYEXEC_REQUIRE PYTHONPATH PYTHONHOME
 
 .PHONY: demo test lint types unit suite backends benchmarks conformance $(CONFORMANCE) packaging docs bench bench-local \
-	bench-events bench-primitives soak-local table faults $(FAULTS) test-cluster clean
+	bench-events bench-primitives soak $(SOAK) soak-table table faults $(FAULTS) test-cluster clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py $(BACKENDS)
@@ -47,7 +47,7 @@ suite: $(READY)
 
 backends: $(READY)
 	@echo "== what is particular to a backend"
-	@$(PYTEST) tests/backends tests/local
+	@$(PYTEST) tests/backends tests/local tests/soak
 
 benchmarks: $(READY)
 	@echo "== the benchmark, in the smallest size"
@@ -108,9 +108,23 @@ bench-primitives: $(READY)
 test-cluster: $(READY)
 	@$(PYTEST) --timeout 300 tests/cluster
 
-# The long form of the tests of crashes and leaks: 100 000 tasks, 1 000 kills.
-soak-local: $(READY)
-	@POLYEXEC_LONG=1 $(PYTEST) --timeout 3600 tests/local/test_load_shapes.py
+# Everything very often on every backend, with what grows and what is left: takes about two hours on a quiet machine.
+# Sizes that are not given are those of polyexec.testing.soak.Sizes.
+SOAK := $(BACKENDS:%=soak-%)
+SOAKED := build/soak
+SIZES_dask := tasks=100000 kills=500 executors=100 objects=2000 actors=200 streams=200 outstanding=1000
+SIZES_ray := tasks=100000 kills=500 executors=10 objects=2000 actors=200 streams=200 outstanding=1000
+
+soak: $(READY)
+	@$(MAKE) --no-print-directory --keep-going $(SOAK)
+
+$(SOAK): soak-%: $(READY)
+	@echo "== soak of $*"
+	@$(BIN)/python -m polyexec.testing.soak "$*" $(SIZES_$*:%=--size %) --json "$(SOAKED)/$*.json"
+
+soak-table: $(READY)
+	@$(BIN)/python -m polyexec.testing.soak.table $(BACKENDS:%=$(SOAKED)/%.json) > build/soak.md
+	@mv build/soak.md docs/reference/soak.md
 
 clean:
 	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache

@@ -319,8 +319,8 @@ class Runtime:
         if self.recorder is not None and task.gang is None:
             self.recorder.submitted(task, data.body.nbytes, moment)
         self.scheduler.submit(task)
-        if task.width:
-            # Its handle may be gone already.
+        if task.width or data.spec.role is Role.STREAM:
+            # Whoever lets it live may be gone already.
             self.objects.refer([task.id], 0)
 
     def adopt(self, call_id: int, data: TaskData) -> None:

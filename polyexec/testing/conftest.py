@@ -53,7 +53,7 @@ def leaks(request: pytest.FixtureRequest, executors: Executors) -> Iterator[None
     descriptors = executors.target.declared("F9") is None
     if request.node.get_closest_marker("alone") is not None:
         executors.close_one()
-        before = Snapshot.take()
+        before = Snapshot.take(objects=True)
         yield
         if not request.node.stash.get(failed_key, False):
             before.check(descriptors=descriptors)

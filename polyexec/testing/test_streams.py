@@ -406,6 +406,29 @@ def test_closing_a_paused_generator(ex: Executor, marks: Marks, how: str) -> Non
     assert marks.count("finally") == 1
 
 
+def _begin_and_end(marks: Marks, number: int) -> Iterator[int]:
+    try:
+        marks.add(f"begin {number}")
+        while True:
+            yield number
+    finally:
+        marks.add(f"end {number}")
+
+
+@clause("G3")
+def test_streams_that_nobody_has_read_are_dropped(ex: Executor, marks: Marks) -> None:
+    """G3 Dropping a stream stops its generator also if it has not begun, or was submitted just before."""
+    for number in range(30):
+        ex.stream(_begin_and_end, marks, number)
+    ex.submit(int).result(LIMIT)
+
+    def all_ended() -> bool:
+        # One may be stopped just before it leaves its first mark.
+        return set(marks.values("begin")) <= set(marks.values("end"))
+
+    eventually(all_ended, lambda: f"not ended: {set(marks.values('begin')) - set(marks.values('end'))}")
+
+
 @clause("G3", "C2")
 def test_closing_a_running_generator(ex: Executor, marks: Marks, target: Target) -> None:
     """G3 A generator that runs is interrupted as a task is, and its ``finally`` runs."""

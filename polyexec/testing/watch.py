@@ -9,16 +9,18 @@ import gc
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import attrs
 
+from polyexec.testing.leftovers import instances, listening, names_in_shared_memory, orphans
 from polyexec.testing.tools import eventually
 
 LINUX = Path("/proc/self/stat").exists()
@@ -115,14 +117,23 @@ def _belongs(process: Process, everyone: dict[int, Process]) -> bool:
         return False
 
 
-def descriptors() -> Counter[str]:
-    """Count the open descriptors of this process by what they refer to, without numbers."""
+def descriptors(pid: int | None = None) -> Counter[str]:
+    """Count the open descriptors of a process by what they refer to, without numbers.
+
+    Args:
+        pid: of the process; None for this one.
+
+    Returns:
+        The counts; none if there is no such process.
+    """
     kinds: Counter[str] = Counter()
-    for path in Path("/proc/self/fd").iterdir() if LINUX else ():
-        try:
-            kinds[re.sub(r"\d+", "N", os.readlink(path))] += 1
-        except OSError:
-            continue
+    folder = f"/proc/{'self' if pid is None else pid}/fd"
+    try:
+        for name in os.listdir(folder) if LINUX else ():
+            with suppress(OSError):
+                kinds[re.sub(r"\d+", "N", os.readlink(f"{folder}/{name}"))] += 1
+    except OSError:
+        pass
     return kinds
 
 
@@ -199,23 +210,40 @@ class Snapshot:
     """What there is at one time.
 
     Attributes:
-        threads: idents of the threads of this process.
+        threads: of this process, by ident.
         processes: the family.
         open: descriptors by kind.
         names: in shared memory and among temporary files.
+        shared: this user's names in shared memory, whoever has made them.
+        listening: addresses at which sockets of this process listen.
+        instances: objects of polyexec's own by class; None if nobody wants to know.
     """
 
     threads: dict[int, str]
     processes: set[Process]
     open: Counter[str]
     names: set[str]
+    shared: set[str]
+    listening: set[str]
+    instances: Counter[str] | None = None
 
     @staticmethod
-    def take() -> Snapshot:
-        """Look now."""
+    def take(*, objects: bool = False) -> Snapshot:
+        """Look now.
+
+        Args:
+            objects: count instances, too.
+        """
         gc.collect()
-        threads = {thread.ident: thread.name for thread in threading.enumerate() if thread.ident is not None}
-        return Snapshot(threads, family(), descriptors(), shared_memory())
+        return Snapshot(
+            {thread.ident: thread.name for thread in threading.enumerate() if thread.ident is not None},
+            family(),
+            descriptors(),
+            shared_memory(),
+            names_in_shared_memory(),
+            listening() if LINUX else set(),
+            instances() if objects else None,
+        )
 
     def leaks(self, *, threads: int = 0, processes: int = 0, files: int = 0, descriptors: bool = True) -> list[str]:
         """Say what is there now and was not then.
@@ -229,20 +257,28 @@ class Snapshot:
         Returns:
             One text for each kind of leak, none if there is none.
         """
-        now = Snapshot.take()
-        found: list[str] = []
-        new_threads = [name for ident, name in now.threads.items() if ident not in self.threads]
-        if len(new_threads) > threads:
-            found.append(f"threads {new_threads}")
-        new_processes = [item for item in now.processes - self.processes if not _is_helper(item)]
-        if len(new_processes) > processes:
-            found.append(f"processes {[(item.pid, item.command[:120]) for item in new_processes]}")
-        more = now.open - self.open
-        if descriptors and sum(now.open.values()) - sum(self.open.values()) > files:
+        now = Snapshot.take(objects=self.instances is not None)
+        found = [*self._new_threads(now, threads), *self._new_processes(now, processes)]
+        if descriptors and (more := now.open - self.open).total() > files:
             found.append(f"descriptors {dict(more)}")
-        if now.names - self.names and not files:
-            found.append(f"files {sorted(now.names - self.names)}")
+        if descriptors and not files and (addresses := now.listening - self.listening):
+            found.append(f"sockets that listen {sorted(addresses)}")
+        orphaned = orphans(now.shared - self.shared, (process.pid for process in now.processes))
+        if not files and (names := (now.names - self.names) | orphaned):
+            found.append(f"files {sorted(names)}")
+        if now.instances is not None and self.instances is not None and (objects := now.instances - self.instances):
+            found.append(f"objects {dict(objects)}")
         return found
+
+    def _new_threads(self, now: Snapshot, allowed: int) -> Iterator[str]:
+        new = {ident: name for ident, name in now.threads.items() if ident not in self.threads}
+        if len(new) > allowed:
+            yield f"threads {[_thread_text(ident, name) for ident, name in new.items()]}"
+
+    def _new_processes(self, now: Snapshot, allowed: int) -> Iterator[str]:
+        new = [item for item in now.processes - self.processes if not _is_helper(item)]
+        if len(new) > allowed:
+            yield f"processes {[(item.pid, item.command[:120]) for item in new]}"
 
     def check(self, *, threads: int = 0, processes: int = 0, files: int = 0, descriptors: bool = True) -> None:
         """Raise ``LeakError`` if something is left after a grace of some seconds; see ``leaks``."""
@@ -262,6 +298,14 @@ class Snapshot:
             eventually(clean, limit=_GRACE)
         except AssertionError:
             raise LeakError(f"left after {_GRACE:g} s: {'; '.join(last)}") from None
+
+
+def _thread_text(ident: int, name: str) -> str:
+    """Name a thread, and say where it is."""
+    frame = sys._current_frames().get(ident)
+    if frame is None:
+        return name
+    return f"{name} in {frame.f_code.co_name} ({frame.f_code.co_filename}:{frame.f_lineno})"
 
 
 def _is_helper(process: Process) -> bool:
