@@ -292,7 +292,7 @@ class OwnCluster(Cluster):
             if nursery is not None:
                 await nursery.close()
         if self._scheduler is not None:
-            await self._scheduler.close()
+            await own_scheduler.stop(self._scheduler)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _dismiss(self) -> None:

@@ -91,6 +91,16 @@ async def start(protection: Any, arrived: Callable[[str, str], None], folder: st
     return scheduler
 
 
+async def stop(scheduler: Any) -> None:
+    """End a scheduler.
+
+    What it calls is taken from it: Dask keeps the methods of closed servers in a cache of its own (``lru_cache`` in
+    ``distributed.core``), and with them the last ten schedulers or so.
+    """
+    await scheduler.close()
+    scheduler.remove_plugin(Arrivals.name)
+
+
 def dashboard(scheduler: Any) -> str | None:
     """Give the address of a scheduler's dashboard, if it has one."""
     service = scheduler.services.get("dashboard")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import re
+import tempfile
 import threading
 from collections import Counter
 
@@ -23,8 +25,16 @@ def standing() -> Counter[str]:
             "MiB of shared memory": memory_of_files() >> 20,
         }
     )
-    found.update({f"descriptors of {kind}": count for kind, count in descriptors().items()})
+    for kind, count in descriptors().items():
+        found[f"descriptors of {_shown(kind)}"] += count
     for relative in relatives:
-        found.update({f"descriptors of {kind} elsewhere": count for kind, count in descriptors(relative.pid).items()})
+        for kind, count in descriptors(relative.pid).items():
+            found[f"descriptors of {_shown(kind)} elsewhere"] += count
     found.update({f"objects of {kind}": count for kind, count in instances().items()})
     return found
+
+
+def _shown(kind: str) -> str:
+    """Name what a descriptor refers to; temporary files have names that are drawn by chance."""
+    folder = re.sub(r"\d+", "N", tempfile.gettempdir())
+    return "temporary files" if kind.startswith(folder) else kind
