@@ -35,6 +35,7 @@ class _Call:
     values: Sequence[Any]
     beside: bool
     resident: bool
+    limited: bool
 
 
 class Agent:
@@ -123,9 +124,10 @@ class Agent:
         values: Sequence[Any],
         beside: bool,
         resident: bool,
+        limited: bool,
     ) -> None:
         with self._changed:
-            self._waiting[number] = _Call(call_id, head, body, values, beside, resident)
+            self._waiting[number] = _Call(call_id, head, body, values, beside, resident, limited)
             self._changed.notify_all()
 
     def _revoke(self, number: int) -> bool:
@@ -197,12 +199,12 @@ class Agent:
     def _on_die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def _on_guard(self, allowance: int) -> None:
+    def _on_guard(self, before: int, allowance: int) -> None:
         if self._guard is not None:
             self._guard.cancel()
             self._guard = None
         if allowance:
-            self._check_memory(memory_usage.used_by(os.getpid()), allowance)
+            self._check_memory(before, allowance)
 
     def _on_stacks(self) -> None:
         threads = [thread for thread, _ in stacks.here()]
@@ -230,7 +232,9 @@ class Agent:
         try:
             if call.beside:
                 self._requests.leave_pool(call_id)
-            self._flush(("started", call_id))
+            # Read before the body can take any, however late those who watch it hear of it.
+            before = memory_usage.used_by(os.getpid()) if call.limited else 0
+            self._flush(("started", call_id, before))
             body, values = self.resolve(call.body), [self.resolve(value) for value in call.values]
             uplink = CallUplink(self._requests, call_id)
             result = envelope.run(call.head, body, values, uplink, self._interrupts, setup=self._setup)

@@ -51,8 +51,8 @@ class Cluster(ABC):
         """Find out how a worker process ended, and call back with it."""
 
     @abstractmethod
-    def _guard(self, remote: Remote, allowance: int) -> None:
-        """Have a worker process killed when it uses more memory than now and an allowance; 0 ends this."""
+    def _guard(self, remote: Remote, before: int, allowance: int) -> None:
+        """Have a worker process killed when it uses more memory than before and an allowance; 0 ends this."""
 
     def nodes(self) -> Sequence[Node]:
         """Give the nodes as they are now; from any thread."""

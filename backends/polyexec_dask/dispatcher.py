@@ -90,7 +90,8 @@ class Dispatcher:
             record.number = self._numbers
             beside = self._secedes and not call.queued
             body = remote.send_body(record)
-            remote.link.send(("run", record.number, call.id, call.head, body, values, beside, call.resident))
+            flags = (beside, call.resident, self._is_limited(call))
+            remote.link.send(("run", record.number, call.id, call.head, body, values, *flags))
             keys.append(f"{call.name}-{self._host.executor_id[:8]}{self._numbers:06d}")
         numbers = [record.number for record in fresh]
         futures = self._tasks.start(remote.address, self._host.executor_id, numbers, keys)
@@ -102,14 +103,17 @@ class Dispatcher:
         kind, *fields = message
         getattr(self, f"_on_{kind}")(remote, *fields)
 
-    def _on_started(self, remote: Remote, call_id: int) -> None:
+    def _is_limited(self, call: Call) -> bool:
+        return bool(call.lease.held.memory) and self._limit == 1
+
+    def _on_started(self, remote: Remote, call_id: int, before: int) -> None:
         record = remote.records.get(call_id)
         if record is not None:
             record.started = True
             self._host.started(call_id)
             self._host.placed(call_id, remote.pid)
-            if record.call.lease.held.memory and self._limit == 1:
-                remote.guard(remote, record.call.lease.held.memory)
+            if self._is_limited(record.call):
+                remote.guard(remote, before, record.call.lease.held.memory)
 
     def _on_finished(self, remote: Remote, call_id: int, place: Any, sizes: Sequence[int] | None) -> None:
         record = remote.records.get(call_id)
@@ -129,7 +133,7 @@ class Dispatcher:
             remote.link.send(("taken", call_id, True))
         self._forget(record)
         if record.call.lease.held.memory:
-            remote.guard(remote, 0)
+            remote.guard(remote, 0, 0)
         if record.stop is not None:
             self._host.stopped(call_id, Verdict.LATE)
         self._host.finished(call_id, outcome)

@@ -192,8 +192,8 @@ class ExistingCluster(Cluster):
         else:
             self._start(self._kill_remotely(remote))
 
-    def _guard(self, remote: Remote, allowance: int) -> None:
-        remote.link.send(("guard", allowance))
+    def _guard(self, remote: Remote, before: int, allowance: int) -> None:
+        remote.link.send(("guard", before, allowance))
 
     async def _kill_remotely(self, remote: Remote) -> None:
         killed = await self._ask_nanny(remote, os.kill, remote.pid, int(signal.SIGKILL))

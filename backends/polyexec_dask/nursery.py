@@ -77,9 +77,9 @@ class Nursery:
         """Kill a worker and what its tasks have started."""
         self._tell("kill", pid)
 
-    def guard(self, pid: int, allowance: int) -> None:
-        """Kill a worker when it uses more memory than now and an allowance; 0 ends this."""
-        self._tell("guard", pid, allowance)
+    def guard(self, pid: int, before: int, allowance: int) -> None:
+        """Kill a worker when it uses more memory than before, in bytes, and an allowance; 0 ends this."""
+        self._tell("guard", pid, before, allowance)
 
     def _tell(self, *message: Any) -> None:
         if not self.is_open:

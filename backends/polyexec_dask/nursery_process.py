@@ -104,10 +104,10 @@ class _Nursery:
         if pid in self._children:
             _kill_group(pid)
 
-    def _guard(self, pid: int, allowance: int) -> None:
+    def _guard(self, pid: int, before: int, allowance: int) -> None:
         self._allowances.pop(pid, None)
         if allowance and pid in self._children:
-            self._allowances[pid] = (memory_usage.used_by(pid), allowance)
+            self._allowances[pid] = (before, allowance)
 
     def _check_memory(self) -> None:
         for pid, (before, allowance) in list(self._allowances.items()):

@@ -252,8 +252,8 @@ class OwnCluster(Cluster):
     def _kill(self, remote: Remote) -> None:
         self._nursery_or_fail().kill(remote.pid)
 
-    def _guard(self, remote: Remote, allowance: int) -> None:
-        self._nursery_or_fail().guard(remote.pid, allowance)
+    def _guard(self, remote: Remote, before: int, allowance: int) -> None:
+        self._nursery_or_fail().guard(remote.pid, before, allowance)
 
     def _bury(self, remote: Remote, mourn: Callable[[Death], None]) -> None:
         child = next((child for child in self._children.values() if child.remote is remote), None)

@@ -124,7 +124,8 @@ class Remote:
         shares_memory: whether it can open the driver's shared memory.
         kill: kills the process.
         bury: asks how the process ended, and calls back with it.
-        guard: has the process killed when it uses more memory than now and so many bytes; 0 ends this.
+        guard: has the process killed when it uses more memory than before, both in bytes, and an allowance; one of 0
+            ends this.
         cause: why it was killed, if that is known.
         records: the calls that were sent to it and have not ended, in order.
         values: the kept values that it has, by their ids.
@@ -142,7 +143,7 @@ class Remote:
     shares_memory: bool
     kill: Callable[[Remote], None]
     bury: Callable[[Remote, Callable[[Death], None]], None]
-    guard: Callable[[Remote, int], None]
+    guard: Callable[[Remote, int, int], None]
     cause: str = ""
     records: dict[int, Record] = attrs.field(factory=dict)
     values: dict[int, Kept] = attrs.field(factory=dict)
