@@ -343,14 +343,15 @@ class DriverSession(Session):
             entry.running = bool(call.seat)
             entry.attempts = int(entry.running)
 
-    def cancel(self, entry: Entry, *, force: bool, recursive: bool) -> bool:
+    def cancel(self, entry: Entry, *, force: bool, recursive: bool, running: bool = True) -> bool:
         """Stop a task."""
         self._check_process()
         if entry.tag is not None or self._closed.is_set():
             return False
         answer = Mailbox[bool | PolyexecError](self._loop)
         runtime = self._runtime
-        runtime.post(lambda: runtime.cancel_entry(entry, entry.task_id, force=force, recursive=recursive, token=answer))
+        how = {"force": force, "recursive": recursive, "running": running}
+        runtime.post(lambda: runtime.cancel_entry(entry, entry.task_id, token=answer, **how))
         # An abandoned map, for example, cancels wherever it is collected; the loop cannot wait for itself.
         found = True if runtime.in_loop() else answer.take()
         if isinstance(found, PolyexecError):

@@ -194,7 +194,7 @@ class Executor:
         check_timeout(timeout)
         return futures_module.as_completed(self._here(), list(futures), timeout)
 
-    def cancel(self, future: Future[Any], *, force: bool = False, recursive: bool = True) -> bool:
+    def cancel(self, future: Future[Any], *, force: bool = False, recursive: bool = True, running: bool = True) -> bool:
         """Stop the task that makes a Future.
 
         Blocks until it is known whether that worked, about a second at most.
@@ -203,6 +203,7 @@ class Executor:
             future: of this executor.
             force: end the task whatever it does, by killing its worker where there is one (C3).
             recursive: cancel the tasks that it has submitted as well (C5).
+            running: interrupt it if it runs; False only takes back what no worker has begun.
 
         Returns:
             True if the task will not run, or was interrupted; False if it was too late (C8).
@@ -215,7 +216,7 @@ class Executor:
             raise SpecificationError(
                 f"cancel takes a Future, not {future!r}; an actor is ended by kill, a stream by its own cancel"
             )
-        return session.cancel(entries_of(session, [future])[0], force=force, recursive=recursive)
+        return session.cancel(entries_of(session, [future])[0], force=force, recursive=recursive, running=running)
 
     def map(
         self,

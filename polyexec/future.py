@@ -81,26 +81,34 @@ class Future(Reference, Generic[T]):
         """Say whether the task was cancelled, and has ended. Does not block."""
         return self.done() and self._here()[1].tag is Tag.CANCELLED
 
+    def failed(self) -> bool:
+        """Say whether the task has ended with an error, which a cancellation is not.
+
+        Does not block, and does not fetch the error.
+        """
+        return self.done() and self._here()[1].tag in (Tag.ERROR, Tag.BROKEN)
+
     def cancel(self) -> bool:
         """Cancel the task as ``Executor.cancel`` does without force."""
         session, entry = self._here()
         return session.cancel(entry, force=False, recursive=True)
 
-    def result(self, timeout: float | None = None) -> T:
+    def result(self, timeout: float | None = None, *, writable: bool = False) -> T:
         """Wait for the value and give it.
 
         Args:
             timeout: seconds to wait at most; None for ever.
+            writable: give a copy that nobody else has, with arrays that can be changed, each time anew.
 
         Returns:
-            The value; arrays inside are read-only (O2).
+            The value; without ``writable`` it is the same each time, and arrays inside are read-only (O2).
 
         Raises:
             TimeoutError: it is not there in time; the task runs on (W5).
             TaskCancelled: the task was cancelled.
             Exception: what the task raised, with the traceback of the worker as its cause (F1).
         """
-        value, error = self._settled(timeout)
+        value, error = self._copied(timeout) if writable else self._settled(timeout)
         if error is not None:
             try:
                 raise error
@@ -178,18 +186,29 @@ class Future(Reference, Generic[T]):
 
     def _settled(self, timeout: float | None) -> tuple[Any, BaseException | None]:
         if self._memo is _UNSET:
-            session, entry = self._here()
-            if entry.tag is None:
-                check_timeout(timeout)
-                session.wait([entry], 1, timeout)
-                if entry.tag is None:
-                    raise TimeoutError(f"task {entry.name!r} has not ended within {timeout:g} s; it runs on")
-            entry.retrieved = self._entry.retrieved = True
+            session, entry = self._waited(timeout)
             self._memo = _decoded(session.fetch(entry), entry)
         return cast("tuple[Any, BaseException | None]", self._memo)
 
+    def _copied(self, timeout: float | None) -> tuple[Any, BaseException | None]:
+        session, entry = self._waited(timeout)
+        stored = session.fetch(entry)
+        return _decoded(stored, entry, buffers=[bytearray(buffer) for buffer in stored.buffers])
 
-def _decoded(stored: Stored, entry: Entry) -> tuple[Any, BaseException | None]:
+    def _waited(self, timeout: float | None) -> tuple[Session, Entry]:
+        session, entry = self._here()
+        if entry.tag is None:
+            check_timeout(timeout)
+            session.wait([entry], 1, timeout)
+            if entry.tag is None:
+                raise TimeoutError(f"task {entry.name!r} has not ended within {timeout:g} s; it runs on")
+        entry.retrieved = self._entry.retrieved = True
+        return session, entry
+
+
+def _decoded(
+    stored: Stored, entry: Entry, *, buffers: list[bytearray] | None = None
+) -> tuple[Any, BaseException | None]:
     if entry.tag is not Tag.VALUE:
         error = outcome.decode_error(stored)
         if entry.note:
@@ -198,7 +217,7 @@ def _decoded(stored: Stored, entry: Entry) -> tuple[Any, BaseException | None]:
                 error.add_note(entry.note)
         return None, error
     try:
-        value = outcome.decode(stored, entry.name)
+        value = outcome.decode(stored, entry.name, buffers=buffers)
     except KeyboardInterrupt:
         raise
     except Exception as failure:

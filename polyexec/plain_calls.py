@@ -44,6 +44,7 @@ class _Chase:
     call: PlainCall
     force: bool
     recursive: bool
+    running: bool
     token: object
 
 
@@ -294,9 +295,9 @@ class PlainCalls:
 
     # Stopping
 
-    def cancel(self, call: PlainCall, *, force: bool, recursive: bool, token: object) -> None:
+    def cancel(self, call: PlainCall, *, force: bool, recursive: bool, token: object, running: bool = True) -> None:
         """Stop a call; whoever asks is answered when it is known whether that worked."""
-        self._chases.append(_Chase(call, force, recursive, token))
+        self._chases.append(_Chase(call, force, recursive, running, token))
         self._end_chases()
 
     def cancel_all(self, force: bool) -> None:
@@ -304,7 +305,7 @@ class PlainCalls:
         calls = [*self.express.pending]
         for seat in self.express.seats.values():
             calls += seat.calls.values()
-        self._chases += [_Chase(call, force, False, None) for call in calls if not call.dropped]
+        self._chases += [_Chase(call, force, False, True, None) for call in calls if not call.dropped]
         self._end_chases()
 
     def _end_chases(self) -> None:
@@ -316,7 +317,9 @@ class PlainCalls:
         if call.entry.tag is not None:
             self._runtime.answer(chase.token, False)
         elif self._is_ordinary(call):
-            scheduler.cancel(call.id, force=chase.force, recursive=chase.recursive, token=chase.token)
+            scheduler.cancel(
+                call.id, force=chase.force, recursive=chase.recursive, running=chase.running, token=chase.token
+            )
         else:
             # It may have been handed to another seat since.
             self.express.recall(call.seat)

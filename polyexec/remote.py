@@ -266,9 +266,9 @@ class RemoteSession(Session):
         if tag is not None:
             entry.tag = Tag(tag)
 
-    def cancel(self, entry: Entry, *, force: bool, recursive: bool) -> bool:
+    def cancel(self, entry: Entry, *, force: bool, recursive: bool, running: bool = True) -> bool:
         """Ask the driver to stop a task."""
-        answer, _ = self.ask("cancel", entry.task_id, force, recursive)
+        answer, _ = self.ask("cancel", entry.task_id, force, recursive, running)
         return bool(answer)
 
     def completed(self, entries: Sequence[Entry], timeout: float | None) -> Iterator[Entry]:

@@ -224,9 +224,17 @@ class Requests:
         self.reply(request_id, "ok", (None if entry.tag is None else int(entry.tag), entry.running, entry.attempts))
 
     def _on_cancel(
-        self, request_id: object, call_id: int, main: bool, value: Value, task_id: int, force: bool, recursive: bool
+        self,
+        request_id: object,
+        call_id: int,
+        main: bool,
+        value: Value,
+        task_id: int,
+        force: bool,
+        recursive: bool,
+        running: bool,
     ) -> None:
-        self._runtime.cancel(task_id, force=force, recursive=recursive, token=(request_id,))
+        self._runtime.cancel(task_id, force=force, recursive=recursive, running=running, token=(request_id,))
 
     def _on_kill(self, request_id: object, call_id: int, main: bool, value: Value, actor_id: int) -> None:
         self._runtime.scheduler.actors.kill(actor_id, (request_id,))

@@ -379,20 +379,29 @@ class Runtime:
         if self.plain is not None:
             self.plain.fail()
 
-    def cancel(self, task_id: int, *, force: bool, recursive: bool, token: object) -> None:
+    def cancel(self, task_id: int, *, force: bool, recursive: bool, token: object, running: bool = True) -> None:
         """Stop a task; see ``Scheduler.cancel``."""
         entry = self.objects.entries.get(task_id)
-        self.cancel_entry(entry, task_id, force=force, recursive=recursive, token=token)
+        self.cancel_entry(entry, task_id, force=force, recursive=recursive, token=token, running=running)
 
-    def cancel_entry(self, entry: Entry | None, task_id: int, *, force: bool, recursive: bool, token: object) -> None:
+    def cancel_entry(
+        self,
+        entry: Entry | None,
+        task_id: int,
+        *,
+        force: bool,
+        recursive: bool,
+        token: object,
+        running: bool = True,
+    ) -> None:
         """Stop the task that makes an entry."""
         task = self.scheduler.tasks.get(task_id)
-        if force and task is not None and task.actor is not None and task.call is not None:
+        if force and running and task is not None and task.actor is not None and task.call is not None:
             self.answer(token, SpecificationError(_NO_FORCE.format(task.name)))
         elif entry is not None and entry.plain is not None and self.plain is not None:
-            self.plain.cancel(entry.plain, force=force, recursive=recursive, token=token)
+            self.plain.cancel(entry.plain, force=force, recursive=recursive, token=token, running=running)
         else:
-            self.scheduler.cancel(task_id, force=force, recursive=recursive, token=token)
+            self.scheduler.cancel(task_id, force=force, recursive=recursive, token=token, running=running)
 
     def cancel_all(self, force: bool) -> None:
         """Cancel every task."""

@@ -507,10 +507,10 @@ class Scheduler:
 
     # Cancelling
 
-    def cancel(self, task_id: int, *, force: bool, recursive: bool, token: object) -> None:
+    def cancel(self, task_id: int, *, force: bool, recursive: bool, token: object, running: bool = True) -> None:
         """Stop a task; ``Answer`` says whether that worked."""
         task = self.tasks.get(task_id)
-        if task is None:
+        if task is None or (task.call is not None and not running):
             self.actions.append(Answer(token, False))
             return
         children = tuple(task.children) if recursive else ()

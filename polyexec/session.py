@@ -277,7 +277,7 @@ class Session(ABC):
         """Bring ``tag``, ``running`` and ``attempts`` up to date."""
 
     @abstractmethod
-    def cancel(self, entry: Entry, *, force: bool, recursive: bool) -> bool:
+    def cancel(self, entry: Entry, *, force: bool, recursive: bool, running: bool = True) -> bool:
         """Stop the task that makes an entry, and tell whether that worked. Blocks for about a second at most."""
 
     @abstractmethod

@@ -50,6 +50,28 @@ def test_a_task_that_waits_for_a_dependency_never_runs(ex: Executor, inline: boo
     assert marks.lines() == ["start first", "end first"]
 
 
+@clause("C4")
+def test_what_has_begun_can_be_left_alone(ex: Executor, inline: bool, gate: Gate, marks: Marks) -> None:
+    """C4 With ``running=False`` what waits is cancelled, and what a worker has begun goes on, in tasks as well."""
+    if inline:
+        return
+
+    def cancel_both(first: Any) -> list[bool]:
+        return [polyexec.current().cancel(future, running=False) for future in first]
+
+    held = hold(ex, marks, gate, int(ex.resources().total.cpus))
+    queued = [ex.options(name="victim").submit(bodies.mark, marks, f"victim {number}") for number in range(3)]
+    assert [ex.cancel(future, running=False) for future in (*held, queued[0])] == [False] * len(held) + [True]
+    assert_cancelled(queued[0], "victim")
+    deputy = ex.options(cpus=0).submit(cancel_both, [held[0], queued[1]])
+    assert deputy.result(LIMIT) == [False, True]
+    gate.open()
+    assert [future.result(LIMIT) for future in held] == [f"held {number}" for number in range(len(held))]
+    assert queued[2].result(LIMIT) == "victim 2"
+    assert ex.cancel(queued[2], running=False) is False
+    assert marks.lines().count("victim 2") == marks.count("victim") == 1
+
+
 @clause("C2")
 def test_a_running_loop_stops(ex: Executor, inline: bool, marks: Marks) -> None:
     """C2 A running task sees an exception, its ``finally`` runs, its Future is cancelled, and its body is over."""

@@ -36,6 +36,23 @@ def test_a_name_by_default(ex: Executor) -> None:
     assert "leave" in error.task
 
 
+@clause("S13")
+def test_a_failure_is_known_without_its_error(ex: Executor, inline: bool, gate: Gate, marks: Marks) -> None:
+    """S13 ``failed`` says that a task has ended with an error, which a value, a cancellation and a wait are not."""
+    good, bad = ex.submit(bodies.give, ValueError("a value")), ex.submit(bodies.leave, 3)
+    ex.wait([good, bad], timeout=LIMIT)
+    assert [good.failed(), bad.failed()] == [False, True]
+    assert isinstance(bad.exception(LIMIT), polyexec.TaskExited)
+    if inline:
+        return
+    held = hold(ex, marks, gate, int(ex.resources().total.cpus))
+    queued = ex.submit(bodies.give, 1)
+    assert ex.cancel(queued)
+    ex.wait([queued], timeout=LIMIT)
+    assert [queued.failed(), held[0].failed()] == [False, False]
+    gate.open()
+
+
 @clause("S11")
 def test_num_returns(ex: Executor) -> None:
     """S11 ``num_returns=n`` gives n Futures."""

@@ -88,6 +88,22 @@ def test_arrays_from_an_object_are_read_only(ex: Executor, count: int) -> None:
 
 @clause("O2")
 @pytest.mark.parametrize("count", [10, _LARGE])
+def test_a_result_of_ones_own_can_be_changed(ex: Executor, count: int) -> None:
+    """O2 ``result(writable=True)`` gives a copy each time, which nobody else sees changed."""
+    made: Any = ex.submit(lambda size: {"deep": [np.zeros(size)]}, count)
+    first, second = (made.result(LIMIT, writable=True)["deep"][0] for _ in range(2))
+    first += 1
+    assert (first.sum(), second.sum()) == (count, 0)
+    assert second.flags.writeable
+    assert "refused" in bodies.overwrite(made.result(LIMIT)["deep"][0])
+    assert made.result(LIMIT)["deep"][0].sum() == 0
+    stored = ex.put(np.zeros(count))
+    stored.result(LIMIT, writable=True)[0] = 7
+    assert ex.submit(bodies.total_of, stored).result(LIMIT) == 0
+
+
+@clause("O2")
+@pytest.mark.parametrize("count", [10, _LARGE])
 def test_arrays_from_a_task_are_read_only_for_other_tasks(ex: Executor, count: int) -> None:
     """O2 So are arrays that one task hands to others by its Future, alone or in containers."""
     made = ex.submit(np.zeros, count)

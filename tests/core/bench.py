@@ -49,8 +49,9 @@ class Bench:
     def wait(self, wait_id: int, task_id: int, *values: int, main: bool = True, timeout: float | None = None) -> None:
         self.scheduler.wait(Wait(wait_id, self.call(task_id), set(values), len(values), main), timeout)
 
-    def cancel(self, task_id: int, *, force: bool = False, recursive: bool = False) -> None:
-        self.scheduler.cancel(task_id, force=force, recursive=recursive, token=f"cancel {task_id}")
+    def cancel(self, task_id: int, *, force: bool = False, recursive: bool = False, running: bool = True) -> None:
+        token = f"cancel {task_id}"
+        self.scheduler.cancel(task_id, force=force, recursive=recursive, running=running, token=token)
 
     def ending(self, task_id: int) -> Ending | None:
         self.go()

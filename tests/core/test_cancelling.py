@@ -125,6 +125,20 @@ def test_cancel_is_harmless_twice_and_on_what_has_ended() -> None:
     assert bench.ending(2) == Cancelled()
 
 
+def test_a_call_that_was_handed_over_can_be_left_alone() -> None:
+    """C4: and so can its children."""
+    bench = Bench(cpus=1)
+    bench.add(1)
+    bench.add(2)
+    bench.go()
+    bench.add(3, parent=1)
+    bench.cancel(1, running=False, recursive=True)
+    bench.cancel(2, running=False)
+    assert bench.answers() == [False, True]
+    assert bench.halts() == []
+    assert (bench.ending(2), bench.ending(3)) == (Cancelled(), None)
+
+
 def test_force_follows_a_cancel_without_force() -> None:
     """C3: a body that ignored the first one is killed."""
     bench = Bench()
