@@ -16,7 +16,7 @@ export NO_MKDOCS_2_WARNING := 1
 unexport POLYEXEC_BACKEND POLYEXEC_REQUIRE PYTHONPATH PYTHONHOME
 
 .PHONY: demo test lint types unit suite backends benchmarks conformance $(CONFORMANCE) packaging docs bench bench-local \
-	bench-events bench-primitives soak $(SOAK) soak-table table faults $(FAULTS) test-cluster clean
+	bench-events bench-primitives soak $(SOAK) soak-table table faults $(FAULTS) judges test-cluster clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py $(BACKENDS)
@@ -38,8 +38,8 @@ types: $(READY)
 	@$(BIN)/mypy
 
 unit: $(READY)
-	@echo "== core, command and examples"
-	@$(PYTEST) tests/core tests/cli tests/examples
+	@echo "== core, command, examples and adapters"
+	@$(PYTEST) tests/core tests/cli tests/examples tests/adapters
 
 suite: $(READY)
 	@echo "== the suite against faulty backends"
@@ -103,6 +103,11 @@ bench-events: $(READY)
 # Actor calls and stream items, beside a bare pipe and Ray's own actors.
 bench-primitives: $(READY)
 	@$(BIN)/python benchmarks/primitives.py process threads dask ray
+
+# The tests that other projects have for executors, on our adapters; takes half an hour.
+judges: $(READY)
+	@for backend in $(BACKENDS); do $(BIN)/python tests/adapters/judges/cpython.py $$backend \
+		--json build/judges/cpython-$$backend.json; done
 
 # Clusters of several nodes on this machine, which take minutes to start and to lose.
 test-cluster: $(READY)

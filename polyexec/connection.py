@@ -9,6 +9,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from polyexec import registry
 from polyexec.config import boolean
 from polyexec.errors import BackendNotFound, BackendUnavailable, SpecificationError
@@ -50,11 +52,34 @@ def connect(specification: str | Any = None, *, events: bool | None = None) -> E
     """
     began = time.perf_counter()
     recorded = _recorded(events)
+    return _connected(*_backend(specification), began, recorded)
+
+
+def connect_sized(specification: str | Any, workers: int | None) -> tuple[Executor, bool]:
+    """Do as ``connect``, with so many workers if the backend starts them itself.
+
+    Args:
+        specification: as for ``connect``.
+        workers: instead of the number that the specification says; None leaves that.
+
+    Returns:
+        The executor, and whether it has been given that number.
+    """
+    began = time.perf_counter()
+    recorded = _recorded(None)
+    backend, choice = _backend(specification)
+    config = backend.config
+    sized = workers is not None and hasattr(config, "workers") and getattr(config, "address", None) is None
+    if sized:
+        backend = type(backend)(attrs.evolve(config, workers=workers))
+    return _connected(backend, choice, began, recorded), sized
+
+
+def _connected(backend: Backend, choice: Choice, began: float, recorded: bool) -> Executor:
     if os.environ.get(_DUMP_SIGNAL):
         from polyexec.on_signal import install
 
         install(os.environ[_DUMP_SIGNAL])
-    backend, choice = _backend(specification)
     take_back = backend.begin()
     try:
         return _executor(backend, choice, began, recorded)

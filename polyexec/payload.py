@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import types
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -45,6 +46,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             return NotImplemented
         if isinstance(obj, io.IOBase) and not isinstance(obj, (io.BytesIO, io.StringIO)):
             raise pickle.PicklingError(f"cannot pickle {type(obj).__name__!r} object: an open or closed file")
+        if isinstance(obj, types.MethodType) and _is_found_by_name(obj):
+            # cloudpickle sends such a function's code, without the place of its source.
+            return getattr, (obj.__self__, obj.__name__)
         reduced = bulk.reduced(obj)
         if reduced is not None:
             return reduced
@@ -69,6 +73,17 @@ def dump(value: Any, references: list[Reference] | None = None, *, snapshot: boo
     found: list[pickle.PickleBuffer] = []
     _Pickler(file, found, [] if references is None else references).dump(bulk.lifted(value))
     return Stored(file.getvalue(), tuple(_flat(buffer, snapshot) for buffer in found))
+
+
+def _is_found_by_name(method: types.MethodType) -> bool:
+    """Say whether this is a method of a class, which a worker can import with it."""
+    owner = method.__self__
+    if not isinstance(owner, type) or owner.__module__ == "__main__":
+        return False
+    found: Any = sys.modules.get(owner.__module__)
+    for name in owner.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is owner and getattr(owner, method.__name__, None) == method
 
 
 def dump_bytes(value: Any) -> bytes:
