@@ -77,6 +77,10 @@ class Nursery:
         """Kill a worker and what its tasks have started."""
         self._tell("kill", pid)
 
+    def kill_itself(self) -> None:
+        """Kill the process, and with it all workers; the listener hears of it."""
+        self._process.kill()
+
     def guard(self, pid: int, before: int, allowance: int) -> None:
         """Kill a worker when it uses more memory than before, in bytes, and an allowance; 0 ends this."""
         self._tell("guard", pid, before, allowance)

@@ -31,6 +31,7 @@ _EXTRA_SLOTS = 4
 _SPARE_SECONDS = 3.0
 _DRAIN_SECONDS = 1.0
 _EXIT_SECONDS = 3.0
+_DEAF_SECONDS = 10.0
 
 
 @attrs.define(eq=False)
@@ -250,7 +251,16 @@ class OwnCluster(Cluster):
             self._on_child_ended(child, -signal.SIGKILL)
 
     def _kill(self, remote: Remote) -> None:
-        self._nursery_or_fail().kill(remote.pid)
+        nursery = self._nursery_or_fail()
+        nursery.kill(remote.pid)
+        child = next((child for child in self._children.values() if child.remote is remote), None)
+        if child is not None:
+            asyncio.get_running_loop().call_later(_DEAF_SECONDS, self._insist, child, nursery)
+
+    def _insist(self, child: _Child, nursery: Nursery) -> None:
+        """End a nursery that does not do what it is told, stopped by a signal perhaps; its workers end with it."""
+        if not child.ended.is_set() and nursery is self._nursery and not self._is_closing:
+            nursery.kill_itself()
 
     def _guard(self, remote: Remote, before: int, allowance: int) -> None:
         self._nursery_or_fail().guard(remote.pid, before, allowance)

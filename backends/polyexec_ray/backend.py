@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 
 import ray
 
-from polyexec.errors import BackendBroken, ObjectLost
+from polyexec.errors import BackendBroken, BackendLost, ObjectLost
 from polyexec.options import Resources
 from polyexec.spi import (
     Backend,
@@ -34,6 +34,8 @@ from polyexec_ray.freight import LARGE, Kept, load, reference_of, unload
 from polyexec_ray.link import Link, Surroundings
 from polyexec_ray.processes import end_family, family
 from polyexec_ray.site import Site
+
+_FIRST_LOOK = 10.0
 
 
 class RayBackend(Backend):
@@ -148,9 +150,23 @@ class RayBackend(Backend):
         if reference is None:
             raise ObjectLost("a task", "it has been freed")
         try:
-            return unload(ray.get(reference))
+            return unload(self._bring(reference))
+        except BackendLost:
+            raise
         except Exception as error:
             raise translated(error, "a task") from error
+
+    def _bring(self, reference: Any) -> Any:
+        """Wait for a value; looks now and then, and ever more rarely, whether Ray still lives."""
+        patience = _FIRST_LOOK
+        while True:
+            try:
+                return ray.get(reference, timeout=patience)
+            except ray.exceptions.GetTimeoutError:
+                if self._errands.failed:
+                    raise BackendLost("Ray is gone, and the value with it") from None
+                # What is on its way begins anew, maybe.
+                patience *= 2
 
     def free(self, handle: object) -> None:
         if isinstance(handle, Kept):

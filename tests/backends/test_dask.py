@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import polyexec
+from polyexec.testing.tools import eventually
 from polyexec_dask import memory
 
 distributed = pytest.importorskip("distributed")
@@ -79,6 +81,25 @@ def test_a_dead_nursery_costs_only_what_runs(ex: polyexec.Executor) -> None:
     nursery.kill()
     nursery.wait()
     assert ex.options(retries=1).submit(abs, -2).result(LIMIT) == 2
+
+
+def test_a_nursery_that_does_not_kill_is_replaced(ex: polyexec.Executor, tmp_path: Path) -> None:
+    """Whoever stops it, by SIGSTOP for example, must not let those hang who cancel by force, or close."""
+    path = tmp_path / "nursery"
+
+    def body() -> None:
+        (tmp_path / "part").write_text(str(os.getppid()))
+        os.rename(tmp_path / "part", path)
+        while True:
+            time.sleep(0.01)
+
+    future = ex.submit(body)
+    eventually(path.exists, "it runs", LIMIT)
+    os.kill(int(path.read_text()), signal.SIGSTOP)
+    assert ex.cancel(future, force=True)
+    with pytest.raises(polyexec.TaskCancelled):
+        future.result(LIMIT)
+    assert ex.submit(abs, -1).result(LIMIT) == 1
 
 
 def test_the_users_own_dask_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
