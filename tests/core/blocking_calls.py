@@ -25,7 +25,7 @@ OWNED = {"get": "ray", "read": "os", "sleep": "time", "take": "blocking"}
 TIMED = {"acquire", "communicate", "get", "join", "poll", "result", "select", "sleep", "take", "wait", "wait_for"}
 """Those whose last argument is a time."""
 
-NOT_WAITING = {"blocking": False, "block": False}
+NOT_WAITING = {"blocking", "block"}
 FLAGS = ("WNOHANG", "LOCK_NB", "MSG_DONTWAIT", "O_NONBLOCK")
 LOCKS = {"Lock", "RLock", "Condition", "Semaphore"}
 
@@ -79,7 +79,7 @@ def _is_bounded(call: ast.Call) -> bool:
     name = ast.unparse(call.func).rpartition(".")[2]
     times = [keyword.value for keyword in call.keywords if keyword.arg == "timeout"]
     times += call.args[-1:] if name in TIMED else []
-    if any(NOT_WAITING.get(keyword.arg or "") is getattr(keyword.value, "value", None) for keyword in call.keywords):
+    if any(keyword.arg in NOT_WAITING and getattr(keyword.value, "value", True) is False for keyword in call.keywords):
         return True
     if any(flag in ast.unparse(call) for flag in FLAGS):
         return True

@@ -30,8 +30,11 @@ CORE: Mapping[str, tuple[str, ...]] = {
         "polyexec/stacks.py ask: question.result",
     ),
     "it passes the caller's time on to one of the others": (
+        "polyexec/adapters/desk.py Desk.await_place: self.executor.wait",
+        "polyexec/adapters/standard_future.py StandardFuture.await_end: self._desk.executor.wait",
+        "polyexec/blocking.py take: items.get",
         "polyexec/executor.py Executor.wait: futures_module.wait",
-        "polyexec/future.py Future._settled: session.wait",
+        "polyexec/future.py Future._waited: session.wait",
         "polyexec/future.py wait: session.wait",
         "polyexec/mapping.py _Map._ready_chunk: self.executor.wait",
         "polyexec/blocking.py wait: event.wait",
@@ -39,6 +42,9 @@ CORE: Mapping[str, tuple[str, ...]] = {
         "polyexec/remote.py RemoteSession.completed: self.wait",
     ),
     "the user's task, or whatever settles the value, among that close() and the loss of the engine": (
+        "polyexec/adapters/futures.py _results: futures.popleft().result",
+        "polyexec/adapters/initializer.py Initializer._run: self.setup.result",
+        "polyexec/adapters/standard_future.py _fetched: source.result",
         "polyexec/driver.py DriverSession.call_actor: self.wait",
         "polyexec/future.py Future.__await__: self.result",
         "polyexec/inbox.py Inbox.take: self._session.wait",
@@ -117,6 +123,10 @@ CORE: Mapping[str, tuple[str, ...]] = {
     "a signal comes, or the process ends; daemon": ("polyexec/on_signal.py _wait: os.read",),
     "locks that are held for bookkeeping alone, in which nobody waits and no user code runs": (
         "polyexec/actor_loop.py: lock _room",
+        "polyexec/adapters/desk.py: lock _lock",
+        "polyexec/adapters/desk.py: lock _moved",
+        "polyexec/adapters/standard_future.py: lock _claim",
+        "polyexec/adapters/standard_future.py: lock _lock",
         "polyexec/display.py: lock _counting",
         "polyexec/folders.py: lock _lock",
         "polyexec/interrupts.py: lock _delivering",
@@ -125,11 +135,21 @@ CORE: Mapping[str, tuple[str, ...]] = {
         "polyexec/shipped.py: lock _lock",
         "polyexec/surroundings.py: lock _lock",
     ),
+    "who has the loop, and gives it back; or a bound of milliseconds, or the poller's own time": (
+        "polyexec/loop.py Loop._stand_back: self._come_back.get",
+        "polyexec/loop.py QueuePoller.poll: self._tokens.get",
+    ),
     "who has it is the loop, or looks for it without waiting": (
         "polyexec/loop.py: lock _after_end",
         "polyexec/loop.py: lock _role",
     ),
-    "waited for with a bound": ("polyexec/stacks.py: lock _asking",),
+    "the thread that hands calls over says so, or that one has ended": (
+        "polyexec/adapters/desk.py Desk.await_place: self._moved.wait",
+    ),
+    "the caller's bound": (
+        "polyexec/stacks.py ask: _asking.acquire",
+        "polyexec/stacks.py: lock _asking",
+    ),
     "held while what was printed is told, or an archive is made or stored, which ends by itself": (
         "polyexec/output.py: lock _sending",
         "polyexec/shipping.py: lock _changing",
@@ -243,6 +263,7 @@ BACKENDS: Mapping[str, tuple[str, ...]] = {
         "polyexec_ray/agent.py Agent.news: self._wake.wait",
         "polyexec_ray/agent.py Agent.tell: self._next.wait",
     ),
+    "something to send; daemon": ("polyexec_local/worker.py _Worker._next_item: self._outgoing.get",),
     "the next batch; daemon": ("polyexec_ray/batch.py Flusher._watch: self._wake.wait",),
     "start_timeout of the configuration": ("polyexec_ray/backend.py RayBackend._greet: ray.get",),
     "Ray's own limits for starting and stopping": (
@@ -288,6 +309,7 @@ def test_finds_what_blocks(tmp_path: Path) -> None:
         "        opened.wait(5.0)\n"
         "        opened.wait(timeout=_LIMIT)\n"
         "        queue.get()\n"
+        "        queue.get(timeout=time)\n"
         "        mapping.get('key')\n"
         "        ','.join(mapping)\n"
         "        thread.join()\n"
@@ -298,7 +320,7 @@ def test_finds_what_blocks(tmp_path: Path) -> None:
     assert calls_in(tmp_path, tmp_path) == {
         "one.py: lock _latch": 1,
         "one.py Door.pass_through: opened.wait": 2,
-        "one.py Door.pass_through: queue.get": 1,
+        "one.py Door.pass_through: queue.get": 2,
         "one.py Door.pass_through: thread.join": 1,
         "one.py Door.pass_through: os.waitpid": 1,
     }
