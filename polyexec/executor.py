@@ -203,7 +203,8 @@ class Executor:
             future: of this executor.
             force: end the task whatever it does, by killing its worker where there is one (C3).
             recursive: cancel the tasks that it has submitted as well (C5).
-            running: interrupt it if it runs; False only takes back what no worker has begun.
+            running: interrupt it if it runs; False leaves alone what a worker has: what runs, and short tasks that were
+                handed to it ahead of their turn.
 
         Returns:
             True if the task will not run, or was interrupted; False if it was too late (C8).

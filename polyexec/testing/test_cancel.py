@@ -52,15 +52,18 @@ def test_a_task_that_waits_for_a_dependency_never_runs(ex: Executor, inline: boo
 
 @clause("C4")
 def test_what_has_begun_can_be_left_alone(ex: Executor, inline: bool, gate: Gate, marks: Marks) -> None:
-    """C4 With ``running=False`` what waits is cancelled, and what a worker has begun goes on, in tasks as well."""
+    """C4 With ``running=False`` what waits is cancelled, and what a worker has goes on, in tasks as well."""
     if inline:
         return
 
     def cancel_both(first: Any) -> list[bool]:
         return [polyexec.current().cancel(future, running=False) for future in first]
 
-    held = hold(ex, marks, gate, int(ex.resources().total.cpus))
-    queued = [ex.options(name="victim").submit(bodies.mark, marks, f"victim {number}") for number in range(3)]
+    cpus = int(ex.resources().total.cpus)
+    held = hold(ex, marks, gate, cpus)
+    # None of them is handed to a worker before it can have all that it needs.
+    wide = ex.options(name="victim", cpus=cpus)
+    queued = [wide.submit(bodies.mark, marks, f"victim {number}") for number in range(3)]
     assert [ex.cancel(future, running=False) for future in (*held, queued[0])] == [False] * len(held) + [True]
     assert_cancelled(queued[0], "victim")
     deputy = ex.options(cpus=0).submit(cancel_both, [held[0], queued[1]])
