@@ -111,6 +111,7 @@ class Running:
         stop: why it is being stopped.
         forced: it is being killed.
         promised: somebody was told that it will be cancelled.
+        barren: what its body submits from now on is cancelled, as what it had submitted before was.
         answers: who wants to know whether stopping it worked.
         halts: attempts to stop it that the backend has not answered.
         limit: ends it when its time is over.
@@ -127,6 +128,7 @@ class Running:
     stop: Stop = Stop.NO
     forced: bool = False
     promised: bool = False
+    barren: bool = False
     answers: list[object] = attrs.field(factory=list)
     halts: int = 0
     limit: Timer | None = None

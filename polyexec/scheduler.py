@@ -113,8 +113,14 @@ class Scheduler:
         self.tasks[task.id] = task
         task.since = self.timers.now()
         parent = self.tasks.get(task.parent) if task.parent is not None else None
-        if parent is not None:
+        self._take(task)
+        if parent is not None and task.state is not State.DONE:
             parent.children.add(task.id)
+            if parent.call is not None and self.running[parent.call].barren:
+                # It was under way when its parent was cancelled, or the parent does not stop to submit.
+                self.cancel(task.id, force=False, recursive=True, token=None)
+
+    def _take(self, task: Task) -> None:
         if task.width:
             self.actors.add(task)
         if task.actor is not None and not self.actors.take(task):
@@ -342,7 +348,7 @@ class Scheduler:
 
     def _expire(self, call: Running) -> None:
         if call.stop is Stop.NO:
-            call.stop, call.forced = Stop.TIMEOUT, True
+            call.stop, call.forced, call.barren = Stop.TIMEOUT, True, True
             self._halt_by_force(call)
             for child in tuple(call.task.children):
                 self.cancel(child, force=True, recursive=True, token=None)
@@ -522,7 +528,9 @@ class Scheduler:
             self.actors.leave(task.id)
             self.actions.append(Answer(token, True))
         else:
-            self._cancel_call(self.running[task.call], force, token)
+            call = self.running[task.call]
+            call.barren = call.barren or recursive
+            self._cancel_call(call, force, token)
         for child in children:
             self.cancel(child, force=force, recursive=True, token=None)
 

@@ -48,6 +48,26 @@ def test_grandchildren_are_cancelled(ex: Executor, inline: bool, gate: Gate, mar
 
 
 @clause("C5")
+def test_late_children_are_cancelled(ex: Executor, inline: bool, marks: Marks) -> None:
+    """C5 And what it submits after it was interrupted, as what was under way then: none of them runs on alone."""
+    if inline:
+        return
+
+    def parent() -> None:
+        try:
+            bodies.beat(marks)
+        finally:
+            polyexec.current().submit(bodies.mark, marks, "late child")
+
+    future = ex.submit(parent)
+    marks.wait_for("beat")
+    assert ex.cancel(future) is True
+    assert_cancelled(future)
+    assert ex.submit(bodies.add, 1, 1).result(LIMIT) == 2
+    assert marks.lines()[-1] == "end"
+
+
+@clause("C5")
 def test_children_are_spared(ex: Executor, inline: bool, new_gate: Callable[[], Gate], marks: Marks) -> None:
     """C5 With ``recursive=False`` they are not."""
     if inline:

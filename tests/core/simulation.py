@@ -262,7 +262,9 @@ class World:
         )
         if self.plain:
             task.timeout = None
-        self.stories[task.id] = Story(task)
+        call = None if parent is None else self.scheduler.tasks[parent].call
+        barren = call is not None and self.scheduler.running[call].barren
+        self.stories[task.id] = Story(task, unasked=barren)
         self.recorder.submitted(task, 1)
         self.scheduler.submit(task)
 

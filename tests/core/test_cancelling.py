@@ -224,3 +224,28 @@ def test_timeout_ends_the_call_by_force(end: str) -> None:
     else:
         bench.scheduler.finished(bench.call(1), Tag.CANCELLED)
     assert bench.ending(1) == TimedOut(5.0)
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("recursive", [True, False])
+def test_what_a_cancelled_body_submits(force: bool, recursive: bool) -> None:
+    """C5: what was under way when its parent was cancelled, and what it submits afterwards, is cancelled as well."""
+    bench = Bench(cpus=2)
+    bench.add(1)
+    bench.go()
+    bench.scheduler.cancel(1, force=force, recursive=recursive, token="asked")
+    bench.scheduler.stopped(bench.call(1), Verdict.DELIVERED)
+    bench.add(2, parent=1)
+    assert bench.started() == ([] if recursive else [2])
+    assert bench.ending(2) == (Cancelled() if recursive else None)
+
+
+def test_what_a_body_submits_when_its_time_is_over() -> None:
+    """F6, C5: the time limit ends its tasks, those that come late among them."""
+    bench = Bench(cpus=2)
+    bench.add(1, timeout=5.0)
+    bench.go()
+    bench.scheduler.started(bench.call(1))
+    bench.go(5.0)
+    bench.add(2, parent=1)
+    assert bench.ending(2) == Cancelled()
