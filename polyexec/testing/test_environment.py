@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import polyexec
 from polyexec import Executor
-from polyexec.testing import bodies
+from polyexec.testing import bodies, skew
 from polyexec.testing.drivers import Driver
 from polyexec.testing.helpers import LIMIT, require
 from polyexec.testing.marks import alone, clause, deviation
@@ -122,64 +121,20 @@ def test_env_reaches_what_the_task_starts(ex: Executor) -> None:
     assert ex.options(env={_NAME: "inherited"}).submit(body).result(LIMIT) == "inherited"
 
 
-_SKEWED = """
-    import json, os, sys
-    import polyexec
-
-    os.environ["POLYEXEC_TESTING_SKEW"] = "1"
-    try:
-        with polyexec.connect(sys.argv[1]) as ex:
-            ex.submit(int, 1).result(30)
-        print(json.dumps({"error": None}))
-    except BaseException as error:
-        print(json.dumps({"error": type(error).__name__, "text": str(error), "version": polyexec.__version__}))
-"""
-
-_SITECUSTOMIZE = """
-import os, sys
-
-if os.environ.get("POLYEXEC_TESTING_SKEW"):
-    class Finder:
-        @staticmethod
-        def find_spec(name, path=None, target=None):
-            if name != "polyexec.{module}":
-                return None
-            sys.meta_path.remove(Finder)
-            import importlib.util
-            spec = importlib.util.find_spec(name)
-            run = spec.loader.exec_module
-            def exec_module(module):
-                run(module)
-                {doctor}
-            spec.loader.exec_module = exec_module
-            return spec
-
-    sys.meta_path.insert(0, Finder)
-"""
-_DOCTOR = "module.stamp = lambda: '0.0.1-of-the-worker'"
-
-
 @alone
 @clause("D3")
 def test_a_worker_of_another_version_is_refused(
     driver: Driver, tmp_path: Path, target: Target, note: Callable[[str], None]
 ) -> None:
     """D3 A worker with another polyexec version than the driver's is refused, with both versions named."""
-    folder = tmp_path / "skew"
-    folder.mkdir()
-    source = _SITECUSTOMIZE.format(module="wire", doctor=_DOCTOR)
-    (folder / "sitecustomize.py").write_text(source, encoding="utf-8")
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH", "")])])
-    ended = driver.run(_SKEWED, environment={"PYTHONPATH": path})
-    assert ended.said, ended.errors
-    answer: dict[str, Any] = ended.said[0]
+    answer = skew.told(driver, tmp_path)
     if not target.capabilities.processes:
         note("trivially: workers are the driver's own process")
         assert answer == {"error": None}
         return
     assert answer["error"] == "BackendBroken"
     assert answer["version"] in answer["text"]
-    assert "0.0.1-of-the-worker" in answer["text"]
+    assert skew.VERSION in answer["text"]
 
 
 @clause("D1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import pytest
 
 from polyexec import Executor, Future
 from polyexec.testing import bodies
+from polyexec.testing.disks import DISK, SIZE, SMALL_DISK, STORE, keys_of_small_store, made, numbers_of, on_small_disk
 from polyexec.testing.drivers import Driver
 from polyexec.testing.executors import Executors
 from polyexec.testing.helpers import LIMIT
@@ -29,19 +29,18 @@ from polyexec.testing.watch import LINUX, family, memory_of_files
 
 pytestmark = [pytest.mark.skipif(not LINUX, reason="reads /proc"), pytest.mark.timeout(120, method="signal")]
 
-_STORE = 80 * 2**20
-_SIZE = 16 * 2**20
 _COUNT = 14
-_SLACK = 4 * _SIZE
+_SLACK = 4 * SIZE
 """What may be in memory beside the store's limit: values on their way."""
 
 
 def _keys(target: Target, folder: Path) -> dict[str, Any]:
     """Give the configuration of a small store; skip the test for a backend that lets none be chosen."""
-    if not {"store_limit", "spill_folder"} <= {field.name for field in attrs.fields(target.backend.Config)}:
+    found = keys_of_small_store(target, folder)
+    if found is None:
         pytest.skip("the backend has no store whose limit and disk could be chosen (store_limit=, spill_folder=)")
     folder.mkdir(exist_ok=True)
-    return {"workers": 2, "store_limit": _STORE, "spill_folder": str(folder)}
+    return found
 
 
 @pytest.fixture
@@ -64,17 +63,6 @@ def small(target: Target, folder: Path, opened: Any) -> Callable[[], Any]:
             yield executor
 
     return open_small
-
-
-def made(number: int) -> Any:
-    """Make an array that differs from all others."""
-    return np.full(_SIZE // 8, number, dtype=float)
-
-
-def numbers_of(*arrays: Any) -> list[float]:
-    """Say which arrays these are, having read all of them."""
-    assert all(array.shape == (_SIZE // 8,) and (array == array[0]).all() for array in arrays)
-    return [float(array[0]) for array in arrays]
 
 
 def _stored(ex: Executor, how: str, number: int) -> Future[Any]:
@@ -125,15 +113,15 @@ def test_values_beyond_the_limit_come_back(small: Any, folder: Path, how: str) -
         stored: list[Future[Any]] = []
         for number in range(_COUNT):
             stored.append(_stored(ex, how, number))
-            assert _held() - before < _STORE + _SLACK, f"after {number + 1} values of {_SIZE >> 20} MiB"
-        assert _on_disk(folder) - empty > _COUNT * _SIZE - _STORE - _SLACK
+            assert _held() - before < STORE + _SLACK, f"after {number + 1} values of {SIZE >> 20} MiB"
+        assert _on_disk(folder) - empty > _COUNT * SIZE - STORE - _SLACK
         for _ in range(2):
             found = [ex.submit(numbers_of, future).result(LIMIT) for future in stored]
             assert found == [[number] for number in range(_COUNT)]
-            assert _held() - before < _STORE + _SLACK
+            assert _held() - before < STORE + _SLACK
         # A Future holds the value that its caller has asked for, so each must go.
         assert [numbers_of(stored.pop(0).result(LIMIT)) for _ in range(_COUNT)] == found
-        assert _held() - before < _STORE + _SLACK
+        assert _held() - before < STORE + _SLACK
 
 
 @alone
@@ -154,7 +142,7 @@ def test_a_value_larger_than_the_store(small: Any) -> None:
     """O6 A single value that is larger than the limit is kept like others, put or returned, and comes back."""
     with small() as ex:
         other = ex.put(made(7))
-        count = (_STORE + 2 * _SIZE) // 8
+        count = (STORE + 2 * SIZE) // 8
         for stored in (ex.put(np.ones(count)), ex.submit(np.ones, count)):
             assert ex.submit(bodies.total_of, stored).result(LIMIT) == count
             assert stored.result(LIMIT).sum() == count
@@ -170,73 +158,23 @@ def test_the_disk_is_free_again_when_the_futures_go(small: Any, folder: Path) ->
     with small() as ex:
         empty = _on_disk(folder)
         stored = [_stored(ex, "put", number) for number in range(_COUNT)]
-        assert _on_disk(folder) - empty > _COUNT * _SIZE - _STORE - _SLACK
+        assert _on_disk(folder) - empty > _COUNT * SIZE - STORE - _SLACK
         del stored[1:]
         gc.collect()
         assert ex.submit(numbers_of, stored[0]).result(LIMIT) == [0]
         stored.clear()
         gc.collect()
         _until_free(ex, folder, empty)
-    eventually(lambda: _on_disk(folder) - before_all < _SIZE, lambda: f"{_on_disk(folder) >> 20} MiB are left")
+    eventually(lambda: _on_disk(folder) - before_all < SIZE, lambda: f"{_on_disk(folder) >> 20} MiB are left")
 
 
 def _until_free(ex: Executor, folder: Path, empty: int) -> None:
     def is_free() -> bool:
         # Some engines learn with the next task only that a Future has gone.
         ex.submit(bodies.add, 1, 1).result(LIMIT)
-        return _on_disk(folder) - empty < _SIZE
+        return _on_disk(folder) - empty < SIZE
 
     eventually(is_free, lambda: f"{(_on_disk(folder) - empty) >> 20} MiB are left on disk")
-
-
-_SMALL_DISK = """
-    import json, os, sys
-    import numpy as np
-    import polyexec
-    from polyexec.testing.test_spilling import made, numbers_of, started_on_small_disk
-
-    started_on_small_disk()
-    _, _, how, specification = sys.argv
-
-    def kept(number):
-        if how == "put":
-            return ex.put(made(number))
-        future = ex.submit(made, number)
-        # Asked through a task, because a Future holds the value that its caller has asked for.
-        ex.submit(numbers_of, future).result(40)
-        return future
-
-    with polyexec.connect(specification) as ex:
-        stored, error = [], None
-        while error is None and len(stored) < 60:
-            try:
-                stored.append(kept(len(stored)))
-            except polyexec.ResourceExhausted as found:
-                error = [found.kind, str(found)]
-        print(json.dumps([len(stored), error]), flush=True)
-        # Reading takes some room too, and some stores have none left by now.
-        del stored[-2:]
-        print(json.dumps([ex.submit(numbers_of, future).result(40) for future in stored]), flush=True)
-        print(json.dumps([numbers_of(stored.pop(0).result(40)) for _ in range(len(stored))]), flush=True)
-        print(json.dumps(numbers_of(kept(99).result(40))), flush=True)
-"""
-
-_DISK = 96 * 2**20
-_MOUNT = 'mount -t tmpfs -o size="$0",mode=0700 none "$1" && shift && exec "$@"'
-
-
-def on_small_disk(folder: str, *command: str) -> list[str]:
-    """Give the command that runs another with a disk of its own, which is full after a few values, at a folder."""
-    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    return ["unshare", "--mount", *user, "sh", "-c", _MOUNT, str(_DISK), folder, *command]
-
-
-def started_on_small_disk() -> None:
-    """Start this script once more, with a small disk at the folder that the environment names."""
-    folder = os.environ.pop("POLYEXEC_TESTING_DISK", "")
-    if folder:
-        command = on_small_disk(folder, sys.executable, *sys.argv)
-        os.execvp(command[0], command)
 
 
 @pytest.fixture
@@ -263,13 +201,13 @@ def test_a_full_disk(driver: Driver, target: Target, small_disk: Path, how: str)
     What is read then is all but two of the values, which are dropped first.
     """
     specification = target.with_keys(**_keys(target, small_disk))
-    ended = driver.run(_SMALL_DISK, how, specification, environment={"POLYEXEC_TESTING_DISK": str(small_disk)})
+    ended = driver.run(SMALL_DISK, how, specification, environment={"POLYEXEC_TESTING_DISK": str(small_disk)})
     assert ended.code == 0, ended.errors
     (count, error), by_tasks, by_caller, later = ended.said
     assert error is not None
     kind, text = error
     assert kind == "disk"
     assert "disk" in text
-    assert _STORE // _SIZE - 1 <= count <= (_STORE + _DISK + _SLACK) // _SIZE
+    assert STORE // SIZE - 1 <= count <= (STORE + DISK + _SLACK) // SIZE
     assert by_tasks == by_caller == [[number] for number in range(count - 2)]
     assert later == [99]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from polyexec.testing.faults import deaths, exits, misuse, nesting
+from itertools import chain
+
+from polyexec.testing.faults import deaths, engine, exhaustion, exits, misuse, nesting
 from polyexec.testing.faults.model import Row
 
-ROWS: tuple[Row, ...] = tuple(sorted((*deaths.ROWS, *exits.ROWS, *misuse.ROWS, *nesting.ROWS), key=lambda row: row.id))
+_MODULES = (deaths, engine, exhaustion, exits, misuse, nesting)
+
+ROWS: tuple[Row, ...] = tuple(sorted(chain.from_iterable(module.ROWS for module in _MODULES), key=lambda row: row.id))
 
 
 def row_of(name: str) -> Row:

@@ -81,13 +81,15 @@ def _threads_use_it(trial: Trial) -> None:
     trial.usable()
 
 
-def _submits(ex: Executor, futures: list[Future[Any]], enough: threading.Event) -> None:
-    """Submit until that is refused."""
+def _submits(ex: Executor, futures: list[Future[Any]], start: threading.Barrier) -> None:
+    """Submit until that is refused: some before `close` is called, some at the same time, and then one now and then."""
     try:
-        while True:
-            futures.append(ex.submit(bodies.add, len(futures), 0))
-            if len(futures) >= 20:
-                enough.set()
+        for number in range(10**6):
+            if number == 20:
+                start.wait(PATIENCE)
+            elif number > 40:
+                time.sleep(0.001)
+            futures.append(ex.submit(bodies.add, number, 0))
     except polyexec.ExecutorClosed:
         return
 
@@ -97,15 +99,14 @@ def _closes_meanwhile(trial: Trial, cancel: bool) -> None:
     with trial.opened(workers=2) as ex:
         trial.value(ex.submit(bodies.add, 1, 1))
         lists: list[list[Future[Any]]] = [[] for _ in range(8)]
-        enough = [threading.Event() for _ in lists]
+        start = threading.Barrier(len(lists) + 1)
         begun = time.monotonic()
 
         def close() -> None:
-            for event in enough:
-                event.wait(PATIENCE)
+            start.wait(PATIENCE)
             ex.close(cancel_pending=cancel)
 
-        submitters = [partial(_submits, ex, *pair) for pair in zip(lists, enough, strict=True)]
+        submitters = [partial(_submits, ex, futures, start) for futures in lists]
         _together(trial, [*submitters, close], "the end of close, and of those who submit")
         trial.injected(begun, len(lists))
         allowed = {polyexec.TaskCancelled, polyexec.ExecutorClosed} if cancel else set()
