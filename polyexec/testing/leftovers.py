@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import ipaddress
 import os
 import re
 from collections import Counter
@@ -58,6 +59,23 @@ def _table(path: str) -> list[list[str]]:
         return [line.split() for line in Path(path).read_text(errors="replace").splitlines()[1:]]
     except OSError:
         return []
+
+
+def listening_addresses(pid: int) -> set[str]:
+    """Give the addresses at which sockets of a process listen: ``HOST:PORT``, or the names of abstract local ones."""
+    own = {match[1] for target in _targets(str(pid)) if (match := _INODE.fullmatch(target)) is not None}
+    internet = {_readable(address.split()[1]) for inode, address in _internet() if inode in own}
+    return internet | {address for inode, address in _local() if inode in own and address.startswith("unix @")}
+
+
+def _readable(address: str) -> str:
+    """Give an address as people write it, from the kernel's tables, in which words of four bytes are turned round."""
+    host, port = address.split(":")
+    words = bytes.fromhex(host)
+    found = ipaddress.ip_address(b"".join(words[begin : begin + 4][::-1] for begin in range(0, len(words), 4)))
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    return f"{found}:{int(port, 16)}"
 
 
 def names_in_shared_memory() -> set[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import chain
 
-from polyexec.testing.faults import deaths, engine, exhaustion, exits, misuse, nesting
+from polyexec.testing.faults import deaths, engine, exhaustion, exits, lives, misuse, nesting, setting
 from polyexec.testing.faults.model import Row
 
-_MODULES = (deaths, engine, exhaustion, exits, misuse, nesting)
+_MODULES = (deaths, engine, exhaustion, exits, lives, misuse, nesting, setting)
 
 ROWS: tuple[Row, ...] = tuple(sorted(chain.from_iterable(module.ROWS for module in _MODULES), key=lambda row: row.id))
 
