@@ -118,7 +118,8 @@ def decode(stored: Stored, task: str, *, stage: str = "result-load", buffers: Se
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise SerializationError(stage, task, "the value", capped(text_of(error), MESSAGE_LIMIT)) from error
+        reason = capped(f"{type(error).__name__}: {text_of(error)}", MESSAGE_LIMIT)
+        raise SerializationError(stage, task, "the value", reason) from error
 
 
 def decode_error(stored: Stored) -> BaseException:

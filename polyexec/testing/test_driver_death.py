@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import attrs
 import pytest
 
 from polyexec.testing.drivers import Driver
 from polyexec.testing.marks import alone, clause, deviation
+from polyexec.testing.things import Things
 from polyexec.testing.tools import eventually
-from polyexec.testing.watch import LINUX, Process, alive, family
+from polyexec.testing.watch import LINUX, alive
 
 _MINUTE = 80.0
 """Seconds within which an engine's own processes must have ended where they are declared to need about a minute."""
@@ -59,31 +54,6 @@ _SCRIPT = """
 """
 
 
-@attrs.frozen
-class Things:
-    """What belongs to a driver on this machine.
-
-    Attributes:
-        processes: that it, or its engine, or its tasks have started, and itself.
-        files: in the folder for temporary files.
-        shared: in the folder of shared memory.
-    """
-
-    processes: set[Process]
-    files: set[str]
-    shared: set[str]
-
-    @staticmethod
-    def now() -> Things:
-        """Look."""
-        return Things(family(), set(os.listdir(tempfile.gettempdir())), set(os.listdir("/dev/shm")))
-
-    def memory_left(self, before: Things) -> list[str]:
-        """Give the shared memory that was not there before and has the id of a process from then in its name."""
-        own = "|".join(str(found.pid) for found in self.processes - before.processes)
-        return sorted(filter(re.compile(rf"(.*\D)?({own})(\D.*)?").fullmatch, Things.now().shared - before.shared))
-
-
 @pytest.fixture
 def before(driver: Driver) -> Iterator[Things]:
     """What there was before; processes and files that are left at the end are taken away."""
@@ -91,11 +61,8 @@ def before(driver: Driver) -> Iterator[Things]:
         pytest.skip("processes are found on Linux alone")
     found = Things.now()
     yield found
-    for process in family() - found.processes:
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
-    for name in Things.now().files - found.files:
-        shutil.rmtree(os.path.join(tempfile.gettempdir(), name), ignore_errors=True)
+    found.end_others(5.0)
+    found.remove_files()
 
 
 @alone
@@ -109,9 +76,14 @@ def test_a_killed_driver_leaves_nothing(driver: Driver, before: Things, tmp_path
     """F8 When the driver is killed, its workers end, and what their tasks have started; no memory or file is left."""
 
     def check(then: Things) -> None:
-        eventually(lambda: not processes(before), lambda: f"no process is left; left are {processes(before)}")
-        eventually(lambda: not then.memory_left(before), lambda: f"memory is left: {then.memory_left(before)}")
-        eventually(lambda: not files(before), lambda: f"no file is left; left are {files(before)}")
+        eventually(
+            lambda: not before.processes_left(), lambda: f"no process is left; left are {before.processes_left()}"
+        )
+        eventually(
+            lambda: not before.memory_left(then.processes),
+            lambda: f"memory is left: {before.memory_left(then.processes)}",
+        )
+        eventually(lambda: not before.files_left(), lambda: f"no file is left; left are {before.files_left()}")
 
     kill_a_driver(driver, before, str(tmp_path / "pids"), how, state, check)
 
@@ -125,23 +97,16 @@ def test_a_killed_driver_leaves_no_worker(driver: Driver, before: Things, tmp_pa
     def check(then: Things) -> None:
         pids = [int(pid) for path in tmp_path.glob("pids-?") for pid in path.read_text().split()]
         eventually(lambda: not any(map(alive, pids)), lambda: f"of {pids} are left {list(filter(alive, pids))}")
-        eventually(lambda: not then.memory_left(before), lambda: f"memory is left: {then.memory_left(before)}")
-        eventually(lambda: not processes(before), lambda: f"left are {processes(before)}", _MINUTE)
-        assert files(before), "nothing is left: the deviation need not be declared"
-        sent = [name for name in files(before) if "packages" in name]
+        eventually(
+            lambda: not before.memory_left(then.processes),
+            lambda: f"memory is left: {before.memory_left(then.processes)}",
+        )
+        eventually(lambda: not before.processes_left(), lambda: f"left are {before.processes_left()}", _MINUTE)
+        assert before.files_left(), "nothing is left: the deviation need not be declared"
+        sent = [name for name in before.files_left() if "packages" in name]
         assert not sent, f"what was sent along with tasks is left: {sent}"
 
     kill_a_driver(driver, before, str(tmp_path / "pids"), "SIGKILL", "busy", check)
-
-
-def processes(before: Things) -> list[str]:
-    """Give the processes of the family that were not there before."""
-    return sorted(f"{found.pid} {found.command[:120]}" for found in family() - before.processes)
-
-
-def files(before: Things) -> set[str]:
-    """Give the temporary files that were not there before."""
-    return Things.now().files - before.files
 
 
 def kill_a_driver(

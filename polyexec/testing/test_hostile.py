@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from typing import Any, ClassVar
 
 import pytest
 
@@ -12,106 +10,24 @@ import polyexec
 from polyexec import Executor
 from polyexec.testing import bodies
 from polyexec.testing.helpers import LIMIT, require_processes, text_of
+from polyexec.testing.hostile import (
+    BadRebuild,
+    BadReduce,
+    BadText,
+    Bomb,
+    Killer,
+    Rebuilt,
+    Unmakeable,
+    WithLock,
+    go_deep,
+    make,
+    raise_chain,
+)
 from polyexec.testing.marks import clause
 from polyexec.testing.target import Target
 from polyexec.testing.tools import Marks
 
 _CAP = 2_000_000
-
-
-class BadText(Exception):
-    """Raises from ``__str__`` and ``__repr__``."""
-
-    def __str__(self) -> str:
-        raise RuntimeError("no text")
-
-    __repr__ = __str__
-
-
-class BadReduce(Exception):
-    """Raises when it is serialised."""
-
-    def __reduce__(self) -> Any:
-        raise RuntimeError("not serialised")
-
-
-class BadRebuild(Exception):
-    """Raises when it is rebuilt."""
-
-    def __reduce__(self) -> Any:
-        return _explode, ("rebuilding the exception",)
-
-
-class WithLock(Exception):
-    """Holds what cannot be serialised."""
-
-    def __init__(self) -> None:
-        super().__init__("its message")
-        self.lock = threading.Lock()
-
-
-class Unmakeable(Exception):
-    """Cannot be made but by a function that knows how."""
-
-    def __new__(cls, *args: Any) -> Unmakeable:
-        """Refuse whoever has no key."""
-        if args != (_KEY,):
-            raise RuntimeError("not made")
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__("its message")
-
-
-_KEY = object()
-
-
-def make(kind: type[Exception]) -> Exception:
-    """Make an exception that its own way of travelling cannot make again."""
-    return kind(_KEY) if kind is Unmakeable else kind()
-
-
-class Bomb:
-    """Raises when it is rebuilt, with the error that is called for."""
-
-    def __init__(self, error: str = "ValueError") -> None:
-        self.error = error
-
-    def __reduce__(self) -> Any:
-        return _explode, ("rebuilding the value", self.error)
-
-
-def _explode(text: str, error: str = "ValueError") -> None:
-    if error == "exit":
-        sys.exit(9)
-    raise {"ValueError": ValueError, "KeyboardInterrupt": KeyboardInterrupt}[error](text)
-
-
-class Rebuilt:
-    """Notes the thread in which it is rebuilt."""
-
-    threads: ClassVar[list[int]] = []
-
-    def __reduce__(self) -> Any:
-        return _note_thread, ()
-
-
-def _note_thread() -> Rebuilt:
-    Rebuilt.threads.append(threading.get_ident())
-    return Rebuilt()
-
-
-def _deep() -> int:
-    return 1 + _deep()
-
-
-def _chain(length: int) -> None:
-    error: BaseException = ValueError("innermost")
-    for number in range(length):
-        outer = ValueError(f"link {number}")
-        outer.__cause__ = error
-        error = outer
-    raise error
 
 
 def _healthy(ex: Executor) -> bool:
@@ -165,7 +81,7 @@ def test_an_exception_of_a_class_made_in_the_task(ex: Executor) -> None:
 @clause("F12")
 def test_recursion(ex: Executor) -> None:
     """F12 Infinite recursion fails its task alone."""
-    assert isinstance(ex.submit(_deep).exception(LIMIT), RecursionError)
+    assert isinstance(ex.submit(go_deep).exception(LIMIT), RecursionError)
     assert _healthy(ex)
 
 
@@ -197,7 +113,7 @@ def test_a_huge_message(ex: Executor) -> None:
 @clause("F12")
 def test_a_long_chain_of_causes(ex: Executor) -> None:
     """F12 A chain of 5,000 causes is cut, and says so."""
-    error = ex.submit(_chain, 5000).exception(LIMIT)
+    error = ex.submit(raise_chain, 5000).exception(LIMIT)
     assert isinstance(error, (ValueError, polyexec.RemoteError))
     text = text_of(error)
     assert "link 4999" in text
@@ -244,23 +160,6 @@ def test_a_worker_dies_rebuilding_an_argument(ex: Executor, marks: Marks, target
     assert isinstance(error, polyexec.WorkerDied)
     assert error.task == "victim"
     assert _healthy(ex)
-
-
-class Killer:
-    """Kills the process in which it is rebuilt, unless that is the one that made it."""
-
-    def __reduce__(self) -> Any:
-        import os
-
-        return _kill_unless, (os.getpid(),)
-
-
-def _kill_unless(maker: int) -> None:
-    import os
-    import signal
-
-    if os.getpid() != maker:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @clause("F12")

@@ -4,10 +4,38 @@ from __future__ import annotations
 
 from itertools import chain
 
-from polyexec.testing.faults import deaths, engine, exhaustion, exits, lives, misuse, nesting, setting
+from polyexec.testing.faults import (
+    cancels,
+    deaths,
+    endings,
+    engine,
+    exhaustion,
+    exits,
+    lives,
+    misuse,
+    nesting,
+    setting,
+    starts,
+    values,
+    workers,
+)
 from polyexec.testing.faults.model import Row
 
-_MODULES = (deaths, engine, exhaustion, exits, lives, misuse, nesting, setting)
+_MODULES = (
+    cancels,
+    deaths,
+    endings,
+    engine,
+    exhaustion,
+    exits,
+    lives,
+    misuse,
+    nesting,
+    setting,
+    starts,
+    values,
+    workers,
+)
 
 ROWS: tuple[Row, ...] = tuple(sorted(chain.from_iterable(module.ROWS for module in _MODULES), key=lambda row: row.id))
 

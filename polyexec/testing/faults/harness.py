@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -24,8 +23,9 @@ from polyexec.testing.faults.child import RECORDS
 from polyexec.testing.faults.model import Case, Row
 from polyexec.testing.faults.report import DIES, FAIL, SKIP, CaseResult, RowResult
 from polyexec.testing.target import Target
+from polyexec.testing.things import Things
 from polyexec.testing.tools import eventually
-from polyexec.testing.watch import LINUX, Process, family, marked_environment
+from polyexec.testing.watch import Process, family, marked_environment
 
 _GRACE = 5.0
 _LONG_GRACE = 80.0
@@ -132,29 +132,8 @@ class Harness:
         try:
             yield Started(process, folder, before)
         finally:
-            _end_all(before)
+            before.end_others(_GRACE)
             process.wait()
-
-
-@attrs.frozen
-class Things:
-    """What there is on this machine at one time that may belong to a cell.
-
-    Attributes:
-        processes: that come from this one.
-        files: temporary ones.
-        shared: in shared memory.
-    """
-
-    processes: set[Process]
-    files: set[str]
-    shared: set[str]
-
-    @staticmethod
-    def now() -> Things:
-        """Look."""
-        shared = set(os.listdir("/dev/shm")) if LINUX else set()
-        return Things(family(), set(os.listdir(tempfile.gettempdir())), shared)
 
 
 @attrs.frozen
@@ -264,27 +243,15 @@ class Watch:
         return left, files if lenient else []
 
     def _processes(self) -> list[str]:
-        found = family() - self.started.before.processes
-        return sorted(f"process {one.pid} {one.command[:120]}" for one in found if one.pid != self.process.pid)
+        own = f"{self.process.pid} "
+        left = self.started.before.processes_left()
+        return [f"process {text}" for text in left if not text.startswith(own)]
 
     def _files(self) -> list[str]:
-        return sorted(f"file {name}" for name in Things.now().files - self.started.before.files)
+        return [f"file {name}" for name in self.started.before.files_left()]
 
     def _memory(self) -> list[str]:
-        own = "|".join(str(one.pid) for one in self._seen - self.started.before.processes)
-        named = re.compile(rf"(.*\D)?({own})(\D.*)?")
-        return [
-            f"shared memory {name}" for name in Things.now().shared - self.started.before.shared if named.match(name)
-        ]
-
-
-def _end_all(before: Things) -> None:
-    """Kill what a cell has left, each by its own id."""
-    for one in family() - before.processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(one.pid, signal.SIGKILL)
-    with contextlib.suppress(AssertionError):
-        eventually(lambda: not family() - before.processes, limit=_GRACE)
+        return [f"shared memory {name}" for name in self.started.before.memory_left(self._seen)]
 
 
 def _ending(code: int | None) -> str:

@@ -21,6 +21,7 @@ from polyexec.testing.target import Target
 from polyexec.testing.tools import PATIENCE, Gate, Marks
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 
 
 class HungError(AssertionError):
@@ -112,8 +113,18 @@ class Trial:
         except TimeoutError as error:
             if isinstance(error, polyexec.PolyexecError) or time.monotonic() - begun < 0.9 * PATIENCE:
                 raise
-            self.result.stacks = stacks.collect(Path(os.environ[stacks.FOLDER]))
+            executor = "" if self._executor is None else str(self._executor.dump())
+            self.result.stacks = executor + stacks.collect(Path(os.environ[stacks.FOLDER]))
             raise HungError(f"{what} did not come within {PATIENCE:g} s") from error
+
+    def raises(self, kind: type[E], function: Callable[[], object]) -> E:
+        """Call a function that must raise an error, and give that; note it as what the user saw."""
+        try:
+            found = self.within(function, "the end of a call")
+        except kind as error:
+            self.saw(error)
+            return error
+        raise AssertionError(f"it gives {found!r}, and does not raise {kind.__name__}")
 
     def saw(self, outcome: BaseException | str | None) -> None:
         """Note what the user saw."""
