@@ -47,7 +47,7 @@ suite: $(READY)
 
 backends: $(READY)
 	@echo "== what is particular to a backend"
-	@$(PYTEST) tests/backends tests/local tests/soak
+	@$(PYTEST) tests/backends tests/local tests/soak tests/security
 
 benchmarks: $(READY)
 	@echo "== the benchmark, in the smallest size"

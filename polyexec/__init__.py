@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from polyexec.future import Future
     from polyexec.options import NodeAffinity, Resources, TaskOptions
     from polyexec.reservation import Reservation
+    from polyexec.security import PathAccess, SecurityReport
     from polyexec.session import ClusterResources, Info, NodeInfo
+    from polyexec.sockets import Listener
     from polyexec.statistics import FunctionStats, Spread, Stats
     from polyexec.stream import Stream
 else:
@@ -57,10 +59,13 @@ else:
         "FunctionStats": "statistics",
         "Future": "future",
         "Info": "session",
+        "Listener": "sockets",
         "NodeAffinity": "options",
         "NodeInfo": "session",
+        "PathAccess": "security",
         "Reservation": "reservation",
         "Resources": "options",
+        "SecurityReport": "security",
         "Spread": "statistics",
         "Stats": "statistics",
         "Stream": "stream",
@@ -108,15 +113,18 @@ __all__ = [
     "InfeasibleResources",
     "Info",
     "Interrupted",
+    "Listener",
     "NodeAffinity",
     "NodeInfo",
     "ObjectLost",
+    "PathAccess",
     "PolyexecError",
     "RemoteError",
     "RemoteTraceback",
     "Reservation",
     "ResourceExhausted",
     "Resources",
+    "SecurityReport",
     "SerializationError",
     "SpecificationError",
     "Spread",

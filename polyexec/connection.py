@@ -114,7 +114,21 @@ def _executor(backend: Backend, choice: Choice, began: float, recorded: bool) ->
     if recorded:
         session.recorder(begin=True)
     _logger.info("%s", info)
+    warn(backend, info)
     return Executor(session)
+
+
+def warn(backend: Backend, info: Info) -> None:
+    """Say it, where other machines can reach an engine that asks nobody who he is."""
+    if info.address and not getattr(backend.config, "allow_insecure", False):
+        from polyexec import sockets
+
+        if not sockets.is_loopback(info.address) and backend.protection().authentication == "":
+            _logger.warning(
+                "%s asks nobody who he is: whoever reaches it over the network can run code there, and read what your "
+                "tasks do; allow_insecure=1 says that this network is trusted (Executor.security tells more)",
+                info.address,
+            )
 
 
 def _backend(specification: Any) -> tuple[Backend, Choice]:

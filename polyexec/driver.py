@@ -37,6 +37,7 @@ from polyexec.wire import PROBE, GangSpec, Role, TaskSpec
 if TYPE_CHECKING:
     from polyexec.dump import Dump
     from polyexec.recording import Recorder
+    from polyexec.security import SecurityReport
 
 _LARGE = 1 << 20
 
@@ -416,6 +417,13 @@ class DriverSession(Session):
         # A finaliser may run in the loop, which cannot wait for itself.
         if not self._runtime.in_loop():
             done.take()
+
+    def security(self) -> SecurityReport:
+        """Tell who can reach the executor."""
+        from polyexec.security import report
+
+        self._check()
+        return report(self.info, self.executor_id, self._backend.protection())
 
     def recorder(self, *, begin: bool) -> Recorder | None:
         """Give the recorder; it is complete from here on for whoever submits afterwards."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from polyexec.events import EventStream
     from polyexec.recording import Recorder
     from polyexec.reservation import Reservation
+    from polyexec.security import SecurityReport
     from polyexec.statistics import Stats
 
 P = ParamSpec("P")
@@ -409,6 +410,21 @@ class Executor:
             raise SpecificationError("dump: timeout= takes a number of seconds")
         check_timeout(timeout)
         return self._here().dump(timeout)
+
+    def security(self) -> SecurityReport:
+        """Tell who can reach this executor: its sockets, its files, and what the engine asks those who come.
+
+        What is true now; of an engine that ran before only what it tells, and not the sockets of its other machines.
+        Blocks for some milliseconds. A test may say ``assert not ex.security().weaknesses``.
+
+        Returns:
+            The report; ``print`` shows it line by line.
+
+        Raises:
+            SpecificationError: the executor is that of a task.
+            ExecutorClosed: the executor has been closed.
+        """
+        return self._here().security()
 
     def close(self, *, cancel_pending: bool = False) -> None:
         """End the executor, and leave no thread, process or descriptor (F9).

@@ -81,6 +81,13 @@ def hold(executor_id: str, *, is_driver: bool) -> str:
         return found.folder
 
 
+def held(executor_id: str) -> str | None:
+    """Give the executor's folder on this machine if this process keeps it."""
+    with _lock:
+        found = _held.get(executor_id)
+    return None if found is None else found.folder
+
+
 def release(executor_id: str) -> None:
     """Let the folder go. A driver waits until it has gone, unless others need it; in all others this is quick."""
     with _lock:
@@ -136,8 +143,8 @@ def _unpack(archive: bytes, base: str, folder: str) -> None:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
             for info in opened.infolist():
                 path = opened.extract(info, temporary)
-                if info.external_attr >> 16 & 0o100:
-                    os.chmod(path, 0o700)
+                # Whatever the umask of this process is; the folder around keeps others out, too.
+                os.chmod(path, 0o700 if info.is_dir() or info.external_attr >> 16 & 0o100 else 0o600)
         os.rename(temporary, folder)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)

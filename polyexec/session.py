@@ -24,6 +24,7 @@ from polyexec.wire import GangSpec
 if TYPE_CHECKING:
     from polyexec.dump import Dump
     from polyexec.recording import Recorder
+    from polyexec.security import SecurityReport
 
 
 @attrs.frozen
@@ -327,6 +328,10 @@ class Session(ABC):
     def recorder(self, *, begin: bool) -> Recorder | None:
         """Give what records the executor's tasks, None if nothing does; recording begins if ``begin`` is set."""
         raise SpecificationError("only the driver records events: call events() and stats() outside of tasks")
+
+    def security(self) -> SecurityReport:
+        """Tell who can reach the executor."""
+        raise SpecificationError("only the driver knows who can reach it: call security() outside of tasks")
 
     @abstractmethod
     def dump(self, timeout: float) -> Dump:

@@ -43,6 +43,7 @@ __all__ = [
     "Outcome",
     "PlainCall",
     "Poller",
+    "Protection",
     "SeatListener",
     "Seats",
     "Stored",
@@ -110,6 +111,23 @@ class EngineInfo:
     engine: str
     address: str = ""
     dashboard: str | None = None
+
+
+@attrs.frozen
+class Protection:
+    """How an engine keeps others out, for ``Executor.security``.
+
+    Attributes:
+        authentication: what tells those who belong to the engine from others, in words; empty if nothing does, None if
+            that is not known.
+        is_encrypted: whatever leaves a machine is encrypted.
+        paths: files and folders of this machine that the backend, or the engine for it, has made, or from which keys
+            and tokens come.
+    """
+
+    authentication: str | None = None
+    is_encrypted: bool = False
+    paths: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -436,6 +454,10 @@ class Backend(ABC):
     @abstractmethod
     def reply(self, request_id: object, message: bytes, values: Sequence[Value]) -> None:
         """Answer a request: let ``Uplink.request`` return the message and the values."""
+
+    def protection(self) -> Protection:
+        """Say how the engine keeps others out. From any thread; must not block for long."""
+        return Protection()
 
     def put(self, stored: Stored) -> object | None:
         """Give a value to the engine to keep, so that it moves at most once to each node.

@@ -9,7 +9,19 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from polyexec.errors import ObjectLost
-from polyexec.spi import Backend, Call, Capabilities, Deviation, EngineInfo, Host, Node, Stored, Value, WorkerState
+from polyexec.spi import (
+    Backend,
+    Call,
+    Capabilities,
+    Deviation,
+    EngineInfo,
+    Host,
+    Node,
+    Protection,
+    Stored,
+    Value,
+    WorkerState,
+)
 from polyexec_dask import engine_threads, memory
 from polyexec_dask.cluster import Cluster
 from polyexec_dask.configuration import DaskConfig
@@ -86,6 +98,9 @@ class DaskBackend(Backend):
 
     def nodes(self) -> Sequence[Node]:
         return self._cluster.nodes()
+
+    def protection(self) -> Protection:
+        return self._cluster.protection()
 
     def _order(self, action: Callable[..., None], *arguments: Any) -> None:
         """Have something done in the event loop, in the order of these calls, with one wake-up for many."""

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from polyexec.spi import Death, EngineInfo, Host, Node
+from polyexec.spi import Death, EngineInfo, Host, Node, Protection
 from polyexec_dask.dispatcher import Dispatcher
 from polyexec_dask.link import Message
 from polyexec_dask.remote import Remote, attach
@@ -33,6 +33,10 @@ class Cluster(ABC):
     @abstractmethod
     async def open(self) -> EngineInfo:
         """Start or find the workers."""
+
+    @abstractmethod
+    def protection(self) -> Protection:
+        """Say how others are kept out; from any thread."""
 
     @abstractmethod
     async def close(self, *, kill: bool) -> None:

@@ -19,6 +19,7 @@ connect: Any = distributed.comm.core.connect
 dumps: Any = distributed.protocol.pickle.dumps
 loads: Any = distributed.protocol.pickle.loads
 secede: Any = distributed.secede
+Security: Any = distributed.security.Security
 temporary_security: Any = distributed.security.Security.temporary
 thread_state: Any = dask.context.thread_state
 to_serialize: Any = Serialize

@@ -12,7 +12,8 @@ from typing import Any
 
 from polyexec.errors import BackendBroken, BackendLost, PolyexecError
 from polyexec.options import Resources
-from polyexec.spi import Death, EngineInfo, Host, Node
+from polyexec.spi import Death, EngineInfo, Host, Node, Protection
+from polyexec_dask import security
 from polyexec_dask.cluster import Cluster
 from polyexec_dask.configuration import DaskConfig
 from polyexec_dask.dispatcher import Dispatcher
@@ -42,6 +43,7 @@ class ExistingCluster(Cluster):
 
     def __init__(self, host: Host, config: DaskConfig) -> None:
         super().__init__(host)
+        self._config = config
         self._address = config.address or ""
         self._timeout = config.connect_timeout
         self._start_timeout = config.start_timeout
@@ -75,6 +77,13 @@ class ExistingCluster(Cluster):
         dashboard = f"http://{host}:{port}/status" if port else None
         return EngineInfo(f"dask.distributed {VERSION}", self._address, dashboard)
 
+    def protection(self) -> Protection:
+        """What the address says: the cluster decides."""
+        encrypted = self._config.is_protected
+        key = self._config.tls_key or self._config.tls_cert
+        known = "TLS with certificates of the cluster's owner" if encrypted else ""
+        return Protection(known, encrypted, (key,) if key else ())
+
     async def _find_workers(self) -> None:
         """Attach to what is there; wait a while for the first worker, but not for ever: the cluster may grow later."""
         loop = asyncio.get_running_loop()
@@ -85,10 +94,13 @@ class ExistingCluster(Cluster):
             await self._refresh(raises=True)
 
     async def _connect(self) -> Any:
-        client = Client(self._address, asynchronous=True, set_as_default=False, timeout=self._timeout)
+        protection = security.given(self._config)
+        client = Client(
+            self._address, security=protection, asynchronous=True, set_as_default=False, timeout=self._timeout
+        )
         try:
             await asyncio.wait_for(client, self._timeout)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             with contextlib.suppress(Exception):
                 await client.close()
             reason = str(error).splitlines()[0] if str(error) else f"no answer within {self._timeout:g} s"

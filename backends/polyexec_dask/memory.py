@@ -42,6 +42,8 @@ class Segment:
         except (AttributeError, OSError):
             return None
         try:
+            # The kernel makes them open to everybody who finds them in /proc.
+            os.fchmod(descriptor, 0o600)
             offset = 0
             for part in parts:
                 _write_all(descriptor, memoryview(part).cast("B"), offset)

@@ -16,8 +16,8 @@ import attrs
 
 from polyexec import memory_usage
 from polyexec.errors import BackendBroken
-from polyexec.spi import Death, EngineInfo, Host, Node
-from polyexec_dask import own_scheduler
+from polyexec.spi import Death, EngineInfo, Host, Node, Protection
+from polyexec_dask import own_scheduler, security
 from polyexec_dask.cluster import Cluster
 from polyexec_dask.configuration import DaskConfig
 from polyexec_dask.dispatcher import Dispatcher
@@ -86,7 +86,7 @@ class OwnCluster(Cluster):
         loop = asyncio.get_running_loop()
         self._folder = tempfile.mkdtemp(prefix="polyexec-dask-")
         self._nursery = Nursery(self, self._folder)
-        self._security = own_scheduler.security(self._config.tls)
+        self._security = security.made(self._config.tls)
         self._ready = loop.create_future()
         self._scheduler = await own_scheduler.start(
             self._security, self._on_arrived, self._folder, dashboard=self._config.dashboard
@@ -98,6 +98,12 @@ class OwnCluster(Cluster):
         self._set_nodes([self._node])
         dashboard = own_scheduler.dashboard(self._scheduler)
         return EngineInfo(f"dask.distributed {VERSION}", self._scheduler.address, dashboard)
+
+    def protection(self) -> Protection:
+        """A key that this process, the nursery and its workers alone have."""
+        encrypted = self._security is not None
+        known = "TLS with a key made for this cluster, which only its own processes have" if encrypted else ""
+        return Protection(known, encrypted, (self._folder,))
 
     def balance(self) -> None:
         """Start the workers that are missing, and have those checked that are too many."""

@@ -9,7 +9,6 @@ from typing import Any
 
 from distributed import Scheduler, SchedulerPlugin
 
-from polyexec.errors import BackendBroken
 from polyexec_dask import engine
 
 LOOPBACK = "127.0.0.1"
@@ -36,33 +35,11 @@ class Arrivals(SchedulerPlugin):
         self._arrived(str(scheduler.workers[worker].name), worker)
 
 
-def security(tls: bool | None) -> Any:
-    """Make a key for one cluster.
-
-    Args:
-        tls: whether to use one, None for if that is possible.
-
-    Returns:
-        Dask's security, or None.
-
-    Raises:
-        BackendBroken: it is wanted, and not possible.
-    """
-    if tls is False:
-        return None
-    try:
-        return engine.temporary_security()
-    except ImportError:
-        if tls:
-            raise BackendBroken('tls=1 needs the package "cryptography": pip install cryptography') from None
-        return None
-
-
 async def start(protection: Any, arrived: Callable[[str, str], None], folder: str, *, dashboard: bool) -> Any:
     """Start a scheduler in the running event loop, on the loopback interface.
 
     Args:
-        protection: what ``security`` gave.
+        protection: Dask's security, or None.
         arrived: called with the name and the address of each new worker.
         folder: for its temporary files.
         dashboard: whether it serves Dask's dashboard.

@@ -14,7 +14,7 @@ from polyexec import envelope
 from polyexec.config import LocalClusterConfig
 from polyexec.interrupts import ThreadInterrupts
 from polyexec.outcome import cancelled
-from polyexec.spi import Backend, Call, EngineInfo, Host, Node, Outcome, Stored, Value, WorkerState
+from polyexec.spi import Backend, Call, EngineInfo, Host, Node, Outcome, Protection, Stored, Value, WorkerState
 
 Reply: TypeAlias = tuple[bytes, Sequence[Stored]]
 
@@ -54,6 +54,10 @@ class InProcessBackend(Backend):
         )
         envelope.prepare(host.setup)
         return EngineInfo(f"{platform.python_implementation()} {platform.python_version()}")
+
+    def protection(self) -> Protection:
+        """Nobody else takes part."""
+        return Protection("all runs in this process")
 
     @abstractmethod
     def slots(self) -> int:

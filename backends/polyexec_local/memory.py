@@ -135,6 +135,8 @@ def anonymous_file(size: int) -> int:
     """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("polyexec", os.MFD_CLOEXEC)
+        # The kernel makes them open to everybody who finds them in /proc.
+        os.fchmod(descriptor, 0o600)
     else:
         import tempfile
 

@@ -15,7 +15,19 @@ from polyexec import outcome
 from polyexec.config import LocalClusterConfig, text
 from polyexec.errors import BackendBroken, ResourceExhausted
 from polyexec.options import parse_bytes
-from polyexec.spi import Backend, Call, Capabilities, EngineInfo, Host, Node, Outcome, Stored, Value, WorkerState
+from polyexec.spi import (
+    Backend,
+    Call,
+    Capabilities,
+    EngineInfo,
+    Host,
+    Node,
+    Outcome,
+    Protection,
+    Stored,
+    Value,
+    WorkerState,
+)
 from polyexec_local.lending import Kept, Parcel
 from polyexec_local.memory import THRESHOLD
 from polyexec_local.sizes import slots_for
@@ -115,6 +127,10 @@ class ProcessBackend(Backend):
     def nodes(self) -> Sequence[Node]:
         """Give this machine."""
         return (self._node,)
+
+    def protection(self) -> Protection:
+        """Workers are children that inherit their sockets, which have no names."""
+        return Protection("sockets without names, inherited by child processes")
 
     def submit(self, call: Call) -> None:
         """Hand a call to the pool."""

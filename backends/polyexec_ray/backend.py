@@ -21,6 +21,7 @@ from polyexec.spi import (
     EngineInfo,
     Host,
     Node,
+    Protection,
     Stored,
     Value,
     WorkerState,
@@ -117,6 +118,9 @@ class RayBackend(Backend):
 
     def nodes(self) -> Sequence[Node]:
         return self._nodes
+
+    def protection(self) -> Protection:
+        return self._engine.protection()
 
     def submit(self, call: Call) -> None:
         site = self._site(call.lease.node)

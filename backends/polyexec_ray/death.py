@@ -30,6 +30,8 @@ class Mark:
     def __init__(self, descriptor: int | None = None) -> None:
         made = os.memfd_create("polyexec-mark") if descriptor is None else descriptor
         if descriptor is None:
+            # The kernel makes it open to everybody who finds it in /proc.
+            os.fchmod(made, 0o600)
             os.ftruncate(made, _MARK_SIZE)
         self.descriptor = made
         self._memory = mmap.mmap(made, _MARK_SIZE)

@@ -24,11 +24,12 @@ import ray
 
 from polyexec.errors import BackendBroken, BackendLost, BackendUnavailable, SpecificationError
 from polyexec.options import Resources
+from polyexec.spi import Protection
 from polyexec_ray.addresses import check_listening, resolve
 from polyexec_ray.config import RayConfig
 from polyexec_ray.debris import sweep
 from polyexec_ray.processes import end_family, family
-from polyexec_ray.settings import private_settings, quiet
+from polyexec_ray.settings import authentication, forget_settings, is_encrypted, private_settings, quiet, token_file
 
 _T = TypeVar("_T")
 _LOCK = threading.Lock()
@@ -105,6 +106,14 @@ class Engine:
             return None
         dead = {str(kind) for kind, _ in node.dead_processes()}
         return next((name for name in ("gcs_server", "raylet") if name in dead), None)
+
+    def protection(self) -> Protection:
+        """Say how Ray keeps others out."""
+        if self._folder is not None:
+            return Protection("Ray's token, made for this instance", False, (self._folder, _token_in(self._folder)))
+        known = authentication()
+        token = token_file() if "token" in known else None
+        return Protection(known, is_encrypted(), () if token is None else (token,))
 
     def release(self) -> None:
         """Stop or disconnect Ray if nobody else in this process uses it."""
@@ -187,8 +196,12 @@ def _start(config: RayConfig) -> Engine:
     return engine
 
 
+def _token_in(folder: str) -> str:
+    return os.path.join(folder, "token")
+
+
 def _initialise(config: RayConfig, total: Resources, folder: str) -> Any:
-    token = os.path.join(folder, "token")
+    token = _token_in(folder)
     with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     with private_settings(token), quiet():
@@ -223,6 +236,8 @@ def _connect(config: RayConfig, address: str) -> Engine:
     check_listening(where)
     keeper = Keeper()
     try:
+        # An instance of our own may have run in this process before, with a token of its own.
+        forget_settings()
         with quiet():
             context = keeper.run(lambda: _attach(where, log_to_driver=config.log_to_driver))
     except Exception as error:

@@ -19,11 +19,13 @@ def private_settings(token: str) -> Iterator[None]:
         "RAY_USAGE_STATS_ENABLED": "0",
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
     }
-    before = {name: os.environ.get(name) for name in wanted}
+    # Ray would take this one before that of the file.
+    before = {name: os.environ.get(name) for name in (*wanted, "RAY_AUTH_TOKEN")}
     reachable = ray_constants.ENABLE_RAY_CLUSTER
     os.environ.update(wanted)
+    os.environ.pop("RAY_AUTH_TOKEN", None)
     ray_constants.ENABLE_RAY_CLUSTER = False
-    _forget_settings()
+    forget_settings()
     try:
         yield
     finally:
@@ -35,12 +37,32 @@ def private_settings(token: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _forget_settings() -> None:
+def forget_settings() -> None:
     """Let Ray read its authentication settings again; it does so once in a process otherwise."""
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
+
+
+def authentication() -> str:
+    """Say how Ray tells those who belong to a cluster from others, empty if it does not; for one that is connected."""
+    from ray._raylet import AuthenticationMode, get_authentication_mode  # type: ignore[attr-defined]
+
+    known = ["Ray's token"] if get_authentication_mode() == AuthenticationMode.TOKEN else []
+    return " and ".join(["TLS", *known] if is_encrypted() else known)
+
+
+def is_encrypted() -> bool:
+    """Say whether Ray uses TLS (https://docs.ray.io/en/latest/ray-core/configure.html, "TLS authentication")."""
+    return os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+
+
+def token_file() -> str | None:
+    """Name the file from which Ray takes the token for a cluster that runs already, None if it is no file."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return None
+    return os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
 
 
 @contextlib.contextmanager
