@@ -86,6 +86,8 @@ def offer() -> None:
     except OSError:
         return
     _offered.append(descriptor)
+    # The kernel makes them open to everybody who finds them in /proc.
+    os.fchmod(descriptor, 0o600)
     # Whoever asks empties the file.
     fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
     faulthandler.register(SIGNAL, file=descriptor, all_threads=True)
