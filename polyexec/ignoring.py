@@ -29,6 +29,7 @@ _KINDS = {
     "xdigit": "0-9a-fA-F",
 }
 _ANY_FOLDERS = re.compile(r"\*\*+")
+_NOTHING = re.compile(r"(?!)")
 
 
 @attrs.frozen
@@ -101,19 +102,25 @@ def _part(text: str) -> re.Pattern[str] | None:
     """Translate what stands between two slashes; raises ``re.error`` if it makes no sense."""
     if _ANY_FOLDERS.fullmatch(text):
         return None
-    out, position = "", 0
+    pieces, position = [""], 0
     while position < len(text):
         token = _TOKEN.match(text, position)
         if token is None:
             raise re.error("no such pattern")
-        out += _translated(token)
+        if not token["stars"]:
+            pieces[-1] += _translated(token)
+        elif pieces[-1] or len(pieces) == 1:
+            pieces.append("")
         position = token.end()
-    return re.compile(out, re.DOTALL)
+    first, *others = pieces
+    if not others:
+        return re.compile(first, re.DOTALL)
+    # What lies between two stars is best found as early as it can be, and never looked for again.
+    between = "".join(f"(?>.*?{piece})" for piece in others[:-1])
+    return re.compile(f"{first}{between}.*{others[-1]}", re.DOTALL)
 
 
 def _translated(token: re.Match[str]) -> str:
-    if token["stars"]:
-        return ".*"
     if token["any"]:
         return "."
     if token["set"]:
@@ -128,11 +135,23 @@ def _translated_in_set(token: re.Match[str]) -> str:
 
 
 def _fits(parts: Sequence[re.Pattern[str] | None], path: Sequence[str]) -> bool:
-    if not parts or not path:
-        return not parts and not path
-    first, *others = parts
-    if first is not None:
-        return first.fullmatch(path[0]) is not None and _fits(others, path[1:])
-    if not others:
-        return True
-    return any(_fits(others, path[skipped:]) for skipped in range(len(path)))
+    # All places in the pattern at once, so that no pattern takes longer than its length times that of the path.
+    places = _with_next(parts, {0})
+    for name in path:
+        found = set()
+        for place in places:
+            part = parts[place] if place < len(parts) else _NOTHING
+            if part is None:
+                found |= {place, place + 1} if place == len(parts) - 1 else {place}
+            elif part.fullmatch(name):
+                found.add(place + 1)
+        places = _with_next(parts, found)
+    return len(parts) in places
+
+
+def _with_next(parts: Sequence[re.Pattern[str] | None], places: set[int]) -> set[int]:
+    """Add the places behind those that stand for any number of folders, because none is a number, too."""
+    for place in range(len(parts) - 1):
+        if place in places and parts[place] is None:
+            places.add(place + 1)
+    return places

@@ -37,7 +37,7 @@ def parse_bytes(value: int | float | str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
     if match is None or match[2].upper() not in _UNITS:
         raise SpecificationError(f"{value!r} is not a size: use a number of bytes, or for example '500MB' or '2GiB'")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    return int(_not_negative(float(match[1]) * _UNITS[match[2].upper()], "a size in bytes"))
 
 
 def _not_negative(value: Any, what: str) -> float:

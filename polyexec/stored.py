@@ -127,6 +127,8 @@ class Head:
             raise ValueError("not the bytes of an outcome")
         _, tag, flags, count, duration, length, pid, size = _HEAD.unpack_from(data)
         offset = _HEAD.size
+        if tag >= len(_TAGS) or len(data) < offset + 8 * count + length:
+            raise ValueError("the head of this outcome is not whole")
         references = struct.unpack_from(f"<{count}Q", data, offset) if count else ()
         offset += 8 * count
         summary = str(data[offset : offset + length], "utf-8", "replace") if length else ""
