@@ -47,11 +47,13 @@ class Surroundings:
 
     def notify(self, reference: Any, done: Callable[[Any], object]) -> None:
         """Let a function be called with a value, or with an exception, as soon as it is there."""
+        # Ray ends this process if nobody holds the reference until a large value has come.
+        deliver = partial(_deliver, done, reference)
         if not self.client:
-            reference._on_completed(done)
+            reference._on_completed(deliver)
             return
         # Ray Client calls back in the thread that all its answers come through, and registering waits for an answer.
-        self.later(lambda: reference._on_completed(lambda value: self.later(partial(done, value))))
+        self.later(lambda: reference._on_completed(lambda value: self.later(partial(deliver, value))))
 
 
 class Listener(ABC):
@@ -125,9 +127,7 @@ class Link:
         self._host.stopped(call_id, Verdict[verdict] if isinstance(verdict, str) else Verdict.LATE)
 
     def _ask(self) -> None:
-        reference = self.agent.news.remote()
-        # It may be large; see ``_request``.
-        self._around.notify(reference, partial(_deliver, self._take, reference))
+        self._around.notify(self.agent.news.remote(), self._take)
 
     def _take(self, told: Any) -> None:
         if self._ended:
@@ -157,7 +157,7 @@ class Link:
             return
         reference = self.agent.cargo.remote(news.number)
         if self._around.client:
-            self._around.notify(reference, partial(self._fetched, news, message, reference))
+            self._around.notify(reference, partial(self._fetched, news, message))
         else:
             reference._on_ready(lambda _: self._around.later(partial(self._stored, news, message, reference)))
 
@@ -168,10 +168,10 @@ class Link:
             self._host.request((self, news.number), news.call_id, request)
         else:
             # It is small enough for Ray to keep it here, or an error.
-            self._around.notify(reference, partial(self._fetched, news, message, reference))
+            self._around.notify(reference, partial(self._fetched, news, message))
 
-    def _fetched(self, news: Request, message: Stored, held: Any, value: Any) -> None:
-        """Pass on a request whose value has come here; its reference is held until now, or Ray ends this process."""
+    def _fetched(self, news: Request, message: Stored, value: Any) -> None:
+        """Pass on a request whose value has come here."""
         if isinstance(value, BaseException):
             self.agent.reply.remote(news.number, translated(value, "a request"))
             return
@@ -180,9 +180,9 @@ class Link:
         self._host.request((self, news.number), news.call_id, request)
 
 
-def _deliver(arrived: Callable[[Any], None], held: Any, cargo: Any) -> None:
-    """Pass on what has come under a reference that was held until now, or Ray ends this process."""
-    arrived(cargo)
+def _deliver(done: Callable[[Any], object], held: Any, value: Any) -> None:
+    """Pass on what has come under a reference that was held until now."""
+    done(value)
 
 
 def _part(value: Value) -> Any:

@@ -165,7 +165,8 @@ class _Uplink:
         arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         reference = self._agent.request.remote(self._call_id, *arguments)
         del value, arguments
-        reference._on_completed(arrived.put)
+        # Ray ends this process if nobody holds the reference until a large reply has come, as an interrupted wait does.
+        reference._on_completed(partial(_put_held, arrived, reference))
         reply = arrived.get()
         if isinstance(reply, PolyexecError):
             raise reply
@@ -173,6 +174,10 @@ class _Uplink:
             raise BackendLost(f"the agent of this node does not answer: {type(reply).__name__}")
         data, parts = reply
         return data, [unload(_brought(part[0]) if isinstance(part, list) else part) for part in parts]
+
+
+def _put_held(arrived: queue.SimpleQueue[Any], held: Any, value: Any) -> None:
+    arrived.put(value)
 
 
 def _brought(reference: Any) -> Any:

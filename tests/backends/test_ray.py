@@ -167,3 +167,25 @@ def test_a_lost_engine_fails_what_is_pending() -> None:
     """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=False)
     assert ended.stdout.split() == ["BackendLost", "closed"], ended.stderr
+
+
+def test_a_large_value_that_nobody_else_holds_arrives() -> None:
+    """Ray ends the process that waits for a value in its store without holding a reference to it."""
+    program = """if True:
+        import queue
+        import polyexec, ray
+        from polyexec_ray.link import Surroundings
+
+        with polyexec.connect("ray?workers=1&log_to_driver=0"):
+            around = Surroundings(None, True, False, 0, 1.0, 1.0, lambda job: job(), lambda: None, lambda node: True)
+            large = ray.remote(num_cpus=0)(lambda number: bytes(1 << 20))
+            for number in range(50):
+                arrived = queue.SimpleQueue()
+                reference = large.remote(number)
+                ray.wait([reference])
+                around.notify(reference, arrived.put)
+                del reference
+                assert len(arrived.get(timeout=60)) == 1 << 20
+        """
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
