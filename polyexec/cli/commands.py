@@ -7,12 +7,14 @@ import os
 import re
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 
 import polyexec
 from polyexec import registry
+
+EXTENSIONS = "polyexec.commands"
 
 
 class WrongUse(Exception):
@@ -48,6 +50,20 @@ def run_script(script: str, arguments: Sequence[str], specification: str | None)
     sys.argv = [script, *arguments]
     sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
     runpy.run_path(script, run_name="__main__")
+
+
+def extensions() -> list[str]:
+    """Name the commands that installed packages add, by the entry points ``polyexec.commands``."""
+    return sorted(importlib.metadata.entry_points(group=EXTENSIONS).names)
+
+
+def find_extension(name: str) -> Callable[[Sequence[str]], int] | None:
+    """Import the function behind such a command; it takes the arguments, and gives the exit status. None if unknown."""
+    found = importlib.metadata.entry_points(group=EXTENSIONS, name=name)
+    for point in found:
+        function: Callable[[Sequence[str]], int] = point.load()
+        return function
+    return None
 
 
 def _missing_requirements(name: str, entry: importlib.metadata.EntryPoint) -> Iterator[str]:

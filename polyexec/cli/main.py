@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 import polyexec
-from polyexec.cli.commands import WrongUse, list_backends, run_script, show_info
+from polyexec.cli.commands import WrongUse, extensions, find_extension, list_backends, run_script, show_info
 from polyexec.errors import PolyexecError
 
 BACKEND_HELP = 'for example "process?workers=4"; by default POLYEXEC_BACKEND, else "process"'
@@ -29,7 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: the command line is wrong, help was asked for, or the script that was run has exited.
         Exception: whatever else the script that was run raises.
     """
-    parsed = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given and (extension := find_extension(given[0])):
+        return extension(given[1:])
+    parsed = _parser().parse_args(given)
     try:
         parsed.command(parsed)
     except (PolyexecError, WrongUse) as error:
@@ -68,4 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("script", metavar="SCRIPT", help="the file")
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its own arguments")
     run.set_defaults(command=lambda parsed: run_script(parsed.script, parsed.arguments, parsed.backend))
+
+    for name in extensions():
+        commands.add_parser(name, help=f"see polyexec {name} --help", add_help=False)
     return parser

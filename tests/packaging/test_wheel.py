@@ -9,7 +9,7 @@ from pathlib import Path
 from commands import run_quietly
 
 BACKENDS = {"serial", "threads", "process", "dask", "ray"}
-PACKAGES = {"polyexec", "polyexec_local", "polyexec_dask", "polyexec_ray"}
+PACKAGES = {"polyexec", "polyexec_local", "polyexec_dask", "polyexec_ray", "polyexec_bench"}
 
 
 def evaluate(python: str, code: str, folder: Path) -> object:

@@ -1,0 +1,1 @@
+"""Engines without polyexec, each driven as its own users would."""
